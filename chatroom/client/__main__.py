@@ -1,0 +1,5 @@
+import sys
+
+from chatroom.client.main import main
+
+sys.exit(main())

@@ -1,0 +1,72 @@
+"""Jobs: rows first, messages second. `enqueue` in the transaction of the cause; run under its row's lock, a job is done once."""
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.utils.timezone import now
+
+from .models import Job, JobState
+
+log = logging.getLogger(__name__)
+Handler = Callable[..., None]
+HANDLERS: dict[str, Handler] = {}
+MAX_DELAY = 300
+
+
+def job(function: Handler) -> Handler:
+    """Registers a handler by its name. It runs inside the transaction that marks the job done."""
+    HANDLERS[function.__name__] = function
+    return function
+
+
+def enqueue(kind: str, **payload: Any) -> Job:
+    row = Job.objects.create(kind=kind, payload=payload)
+    transaction.on_commit(lambda: send_job(row.pk))
+    return row
+
+
+def send_job(job_id: int) -> None:
+    """Tells the worker, from a thread: a broker that hangs must not hold up who commits. A lost message is sent again by the sweep."""
+    threading.Thread(target=publish_job, args=(job_id,), name="send-job", daemon=True).start()
+
+
+def publish_job(job_id: int) -> None:
+    from .tasks import run_job  # Celery's side of this module
+
+    try:
+        run_job.apply_async((job_id,), expires=settings.JOB_RESEND_AFTER)
+    except Exception as error:
+        log.warning("job %s could not be sent (%s): the sweep sends it again", job_id, error)
+
+
+def run_job(job_id: int) -> bool:
+    """Runs a waiting job; a second message about it finds it done. A failure is kept and tried again later, for at most 24 h."""
+    try:
+        with transaction.atomic():
+            row = Job.objects.select_for_update(skip_locked=True).filter(pk=job_id, state=JobState.WAITING, due_at__lte=now()).first()
+            if row is None:
+                return False
+            HANDLERS[row.kind](**row.payload)
+            row.state, row.done_at, row.attempts = JobState.DONE, now(), row.attempts + 1
+            row.save()
+            return True
+    except Exception as error:
+        log.exception("job %s failed", job_id)
+        note_failure(job_id, error)
+        return False
+
+
+def note_failure(job_id: int, error: Exception) -> None:
+    with transaction.atomic():
+        row = Job.objects.select_for_update().get(pk=job_id)
+        row.attempts += 1
+        row.last_error = f"{type(error).__name__}: {error}"[:2000]
+        row.due_at = now() + timedelta(seconds=min(2**row.attempts, MAX_DELAY))
+        if now() - row.created_at > timedelta(days=1):
+            row.state = JobState.FAILED
+        row.save()

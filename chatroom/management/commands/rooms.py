@@ -1,0 +1,3 @@
+from chatroom.management.commands._client import client_command
+
+Command = client_command("rooms")

@@ -1,0 +1,115 @@
+"""The sweep: what only a timer can notice. Each step looks at what is due and nothing else, and is safe beside another sweep."""
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, OperationalError, models, transaction
+from django.utils.timezone import now
+
+from .models import IdempotencyRecord, Job, JobState, Pulse
+
+log = logging.getLogger(__name__)
+BATCH = 500
+Step = Callable[[], int]
+STEPS: list[Step] = []
+
+
+def step(function: Step) -> Step:
+    """Registers a step; it returns how many rows it changed. Apps above add theirs when they are ready."""
+    STEPS.append(function)
+    return function
+
+
+def sweep() -> dict[str, int]:
+    """One round. A step that fails is said and does not stop the others. Returns what each step changed."""
+    done: dict[str, int] = {}
+    for function in STEPS:
+        try:
+            done[function.__name__] = function()
+        except DatabaseError as error:
+            log.warning("sweep step %s: %s; the next sweep tries again", function.__name__, error)
+        except Exception:
+            log.exception("sweep step %s failed; the next sweep tries again", function.__name__)
+    Pulse.objects.filter(pk=1).update(swept_at=now())
+    if any(done.values()):
+        log.info("sweep: %s", ", ".join(f"{name} {count}" for name, count in done.items() if count))
+    return done
+
+
+def each_due(due: models.QuerySet[Any, Any], act: Callable[[int, int], bool]) -> int:
+    """Calls `act(room_id, pk)` for each row that is due, each in a transaction of its own; a row that fails doesn't stop the others.
+
+    Returns how many were changed. Goes on until nothing is due, but leaves the other steps their turn after a while.
+    """
+    done, ends = 0, monotonic() + settings.SWEEP_INTERVAL
+    while True:
+        keys = list(due.values_list("room_id", "pk")[:BATCH])
+        changed = sum(try_one(act, room_id, pk) for room_id, pk in keys)
+        done += changed
+        if len(keys) < BATCH or changed == 0 or monotonic() > ends:
+            return done
+
+
+def try_one(act: Callable[[int, int], bool], room_id: int, pk: int) -> bool:
+    try:
+        return act(room_id, pk)
+    except (OperationalError, InterfaceError):
+        raise  # the database itself: the others would fail as well
+    except Exception:
+        log.exception("sweep: %s(%s, %s) failed; the next sweep tries again", act.__name__, room_id, pk)
+        return False
+
+
+def is_quiet() -> bool:
+    """After an outage of ours everybody first gets the chance to say that they live: no timer declares anything until then."""
+    pulse = Pulse.objects.filter(pk=1).first()
+    if pulse is None:
+        return True
+    return pulse.quiet_until > now() or pulse.beat_at < now() - timedelta(seconds=settings.PULSE_STALE_AFTER)
+
+
+def beat_pulse() -> None:
+    """A web process lives. The beat that finds the pulse stale, or ahead of a clock set back, begins the quiet time."""
+    stale = timedelta(seconds=settings.PULSE_STALE_AFTER)
+    with transaction.atomic():
+        Pulse.objects.get_or_create(pk=1)
+        pulse, time = Pulse.objects.select_for_update().get(pk=1), now()
+        if abs(time - pulse.beat_at) > stale:
+            pulse.quiet_until = time + timedelta(seconds=settings.HEARTBEAT_TTL)
+            pulse.missed_seconds += max(0.0, (time - pulse.beat_at).total_seconds())
+        pulse.beat_at = time
+        pulse.save()
+
+
+@step
+def cut_quiet_time() -> int:
+    """A clock set back must not silence the timers for an hour."""
+    longest = now() + timedelta(seconds=settings.HEARTBEAT_TTL)
+    return Pulse.objects.filter(pk=1, quiet_until__gt=longest).update(quiet_until=longest)
+
+
+@step
+def send_jobs_again() -> int:
+    """A job whose message was lost, or whose worker died."""
+    from .jobs import send_job
+
+    due = now() - timedelta(seconds=settings.JOB_RESEND_AFTER)
+    ids = list(Job.objects.filter(state=JobState.WAITING, sent_at__lt=due).order_by("sent_at").values_list("pk", flat=True)[:BATCH])
+    for job_id in ids:
+        if Job.objects.filter(pk=job_id, state=JobState.WAITING, sent_at__lt=due).update(sent_at=now()):
+            send_job(job_id)
+    return len(ids)
+
+
+@step
+def forget_old_answers() -> int:
+    oldest = now() - timedelta(seconds=settings.IDEMPOTENCY_RETENTION)
+    ids = list(IdempotencyRecord.objects.filter(created_at__lt=oldest).values_list("pk", flat=True)[:BATCH])
+    if not ids:
+        return 0
+    with transaction.atomic():
+        return IdempotencyRecord.objects.filter(pk__in=ids).delete()[0]

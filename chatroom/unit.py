@@ -1,0 +1,46 @@
+"""One act, one transaction: what opens inside joins it, a room is locked once, the events are written together at the end."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import connection, transaction
+
+
+@dataclass
+class Unit:
+    depth: int
+    rooms: dict[int, Any] = field(default_factory=dict)
+    events: list[Any] = field(default_factory=list)
+    last: list[Callable[[], None]] = field(default_factory=list)
+
+    def finish(self) -> None:
+        while self.last:
+            self.last.pop(0)()
+
+
+_open = threading.local()
+
+
+def open_unit() -> Unit | None:
+    """The unit that this code belongs to. None without one, and inside of a savepoint: that may be undone alone."""
+    unit: Unit | None = getattr(_open, "unit", None)
+    return unit if unit and unit.depth == len(connection.savepoint_ids) else None
+
+
+@contextmanager
+def one_unit() -> Iterator[Unit]:
+    """Joins the open unit, or begins one. An error ends the whole unit: nobody on the way may catch it and go on writing."""
+    if unit := open_unit():
+        yield unit
+        return
+    outer = getattr(_open, "unit", None)
+    with transaction.atomic():
+        unit = _open.unit = Unit(depth=len(connection.savepoint_ids))
+        try:
+            yield unit
+            unit.finish()
+        finally:
+            _open.unit = outer

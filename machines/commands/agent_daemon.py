@@ -1,0 +1,3 @@
+from machines.daemon.main import arguments, run
+
+__all__ = ["arguments", "run"]

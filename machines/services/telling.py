@@ -1,0 +1,89 @@
+"""What a daemon is told, and what it shows: snapshots, commands, the tail of its agents' output."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.db import transaction
+
+from chatroom.events import move
+from chatroom.services.rooms import room_locked
+from chatroom.unit import one_unit
+from machines import hints
+from machines.models import Command, CommandState, Placement, Run, RunLog
+from machines.untrusted import clean_text, read_id
+
+from .runs import histories
+
+
+def snapshot(machine_id: int, *, agent_ids: Iterable[int] | None = None) -> list[dict[str, Any]]:
+    """Every remote agent placed on this machine, as it is wanted now. Three queries, however many."""
+    found = Placement.objects.filter(machine_id=machine_id).select_related("agent__room", "current_run").order_by("agent_id")
+    placements = list(found if agent_ids is None else found.filter(agent_id__in=list(agent_ids)))
+    in_flight = Command.objects.in_flight().filter(machine_id=machine_id, agent__in=[placement.agent_id for placement in placements])
+    commands = dict(in_flight.order_by("pk").values_list("agent_id", "pk"))
+    past = histories(placements)
+    return [
+        describe_placement(placement, command=commands.get(placement.agent_id), history=past[placement.agent_id])
+        for placement in placements
+    ]
+
+
+def describe_placement(placement: Placement, *, command: int | None, history: list[dict[str, Any]]) -> dict[str, Any]:
+    run = placement.current_run
+    return {
+        "agent": placement.agent_id,
+        "room": placement.agent.room.slug,
+        "role": placement.agent.role,
+        "mode": placement.mode,
+        "desired": placement.desired_state,
+        "generation": placement.generation,
+        "exhausted": placement.exhausted_generation,
+        "command": command,
+        "run": run.pk if run and not run.is_finished else None,
+        "joined": bool(run and not run.is_finished and run.joined_at),
+        "history": history,
+    }
+
+
+def dispatch_commands(machine_id: int) -> list[dict[str, Any]]:
+    """The commands nobody was sent yet, as messages. A lost one is in the next snapshot."""
+    waiting = Command.objects.in_flight().filter(machine_id=machine_id, state=CommandState.PENDING).select_related("agent").order_by("pk")
+    return [message for found in list(waiting) if (message := dispatch(found)) is not None]
+
+
+def dispatch(found: Command) -> dict[str, Any] | None:
+    with one_unit() if found.room_id is None else room_locked(found.room_id):
+        command = Command.objects.select_for_update(of=("self",)).select_related("agent").get(pk=found.pk)
+        if command.state != CommandState.PENDING:
+            return None
+        move(command, "dispatch", actor="chatroom")
+        message: dict[str, Any] = {"type": "command", "command": command.pk, "act": command.act}
+        if command.run_id is not None:
+            return message | {"run": command.run_id}
+        if command.agent_id is not None:
+            return message | {"agent": snapshot(command.machine_id, agent_ids=[command.agent_id])[0]}
+        return message
+
+
+def keep_log(machine_id: int, chunks: list[dict[str, Any]]) -> None:
+    """The newest 64 KiB of each run's output; a chunk that comes twice adds nothing."""
+    for chunk in chunks[:100]:
+        offset, text = chunk.get("offset"), chunk.get("text")
+        if isinstance(offset, int) and isinstance(text, str):
+            run = Run.objects.filter(pk=read_id(chunk.get("run")), machine_id=machine_id).first()
+            end = chunk["end"] if isinstance(chunk.get("end"), int) else offset + len(text.encode(errors="replace"))
+            if run is not None and 0 <= offset <= end < 2**62:
+                add_to_log(run, text, offset=offset, end=end)
+
+
+def add_to_log(run: Run, text: str, *, offset: int, end: int) -> None:
+    with transaction.atomic():
+        log, _ = RunLog.objects.select_for_update().get_or_create(run=run)
+        if end <= log.end:
+            return
+        if offset < log.end:  # a daemon that came back shows the last of it again
+            text = text.encode(errors="replace")[log.end - offset :].decode(errors="ignore")
+        gap = f"\n… {offset - log.end} bytes left out …\n" if offset > log.end else ""
+        log.text, log.end = (log.text + gap + clean_text(text, limit=len(text)))[-RunLog.KEPT :], end
+        log.save()
+        hints.log_changed(run.pk)

@@ -1,0 +1,158 @@
+"""The sweep's steps about machines and their agents. One row per transaction, under the room's lock, with the condition repeated there."""
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+from django.conf import settings
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.utils.timezone import now
+
+from agents.models import Agent, AgentKind, AgentStatus
+from chatroom.errors import Superseded
+from chatroom.events import move
+from chatroom.models import Notice, Task, TaskStatus
+from chatroom.services.rooms import room_locked
+from chatroom.sweep import BATCH, each_due, is_quiet, step, try_one
+from machines.models import Command, CommandState, Desired, Machine, MachineStatus, Placement, RunLog
+from machines.models.command import SHORT_LIVED, STARTS
+from machines.models.run import UNFINISHED
+from machines.receivers import wake_or_tell
+from machines.services.connection import note_silence, silent_machines
+from machines.services.desire import finish_commands, finish_one, lock_placement
+
+RESTART_TOLERANCE = 30
+SHORT_LIFETIME = 10
+START_LIFETIME = 3600
+
+
+@step
+def disconnect_silent_machines() -> int:
+    """For machines whose web process died with their socket: the one that holds a socket decides by itself, and sooner."""
+    if is_quiet():
+        return 0
+    due = Machine.objects.filter(silent_machines()).order_by("last_seen_at")
+    return sum(try_one(disconnect_machine, 0, pk) for pk in list(due.values_list("pk", flat=True)[:BATCH]))
+
+
+def disconnect_machine(_: int, machine_id: int) -> bool:
+    machine = Machine.objects.filter(silent_machines(), pk=machine_id).first()
+    if machine is None:
+        return False
+    reason = f"no sign of life for {settings.DAEMON_TTL:g} s"
+    try:
+        return note_silence(machine_id, connection=machine.connection, trigger="disconnect", reason=reason)
+    except Superseded:
+        return False  # it came back meanwhile
+
+
+@step
+def expire_restarts() -> int:
+    """Restarting for longer than any attempt may take, and no word since."""
+    if is_quiet():
+        return 0
+    return each_due(overdue_restarts().order_by("status_since"), expire_restart)
+
+
+def overdue_restarts() -> QuerySet[Agent]:
+    """The latest of the trigger, a report about its runs, and the end of a wait that its daemon announced is long ago."""
+    oldest = now() - timedelta(seconds=settings.RESTART_DEADLINE + RESTART_TOLERANCE)
+    no_word = Q(placement__restart_noted_at=None) | Q(placement__restart_noted_at__lt=oldest)
+    return Agent.objects.filter(no_word, status=AgentStatus.RESTARTING, status_since__lt=oldest)
+
+
+def expire_restart(room_id: int, agent_id: int) -> bool:
+    """A start that waits for its machine stays in flight: it happens when the machine is back, within the hour."""
+    with room_locked(room_id) as room:
+        agent = overdue_restarts().filter(pk=agent_id).first()
+        if agent is None:
+            return False
+        locked = lock_placement(room, agent.role)
+        machine = locked.placement.machine
+        reason = "its start was never confirmed" if machine.is_connected else f"its machine {machine} is away"
+        locked.placement.forget_wait()
+        locked.placement.save()
+        move(locked.agent, "restart_expired", actor="sweep", reason=reason, error_message=reason)
+        if machine.is_connected:
+            finish_commands(locked.agent, STARTS, "fail", outcome=reason)
+        return True
+
+
+@step
+def expire_commands() -> int:
+    """ping and status are worth nothing later; a start that waited for an hour asks the person again."""
+    short = Command.objects.in_flight().filter(act__in=SHORT_LIVED, created_at__lt=now() - timedelta(seconds=SHORT_LIFETIME))
+    expired = each_command(short, expire_question)
+    return expired if is_quiet() else expired + each_command(old_starts(), expire_start)
+
+
+def each_command(due: Iterable[Command], act: Callable[[int, int], bool]) -> int:
+    return sum(try_one(act, command.room_id or 0, command.pk) for command in due)
+
+
+def expire_question(_: int, command_id: int) -> bool:
+    finish_one(Command.objects.get(pk=command_id), "expire", actor="sweep", outcome=f"no answer within {SHORT_LIFETIME} s")
+    return True
+
+
+def old_starts() -> QuerySet[Command]:
+    """Nobody could carry them out: never sent, or sent to a machine that has been away since."""
+    unheard = Q(state=CommandState.PENDING) | Q(machine__status=MachineStatus.DISCONNECTED)
+    oldest = now() - timedelta(seconds=START_LIFETIME)
+    return Command.objects.in_flight().starts().filter(unheard, created_at__lt=oldest).select_related("agent")
+
+
+def expire_start(room_id: int, command_id: int) -> bool:
+    with room_locked(room_id) as room:
+        command = old_starts().filter(pk=command_id).first()
+        if command is None:
+            return False
+        placement = lock_placement(room, command.role).placement
+        outcome = f"{placement.machine} was away for an hour: start it again if it is still wanted"
+        move(command, "expire", actor="sweep", reason=outcome, outcome=outcome)
+        placement.desired_state, placement.generation = Desired.ON_DEMAND, placement.generation + 1
+        placement.save()
+        return True
+
+
+@step
+def wake_agents() -> int:
+    """Work waits, its remote agent is away: the condition is checked on every change, and here for what was missed."""
+    if is_quiet():
+        return 0
+    # Whatever waits is planned to be looked at, sooner or later: that index holds nothing else (`Task.plan_look`).
+    waiting = Task.objects.filter(status=TaskStatus.PENDING, look_at__lt=now() + timedelta(days=1))
+    waiting = waiting.filter(status_since__lt=now() - timedelta(seconds=settings.SWEEP_INTERVAL))
+    untold = ~Exists(Notice.objects.filter(task=OuterRef("pk"), created_at__gte=OuterRef("status_since")))
+    due = waiting.filter(Exists(startable()) | Exists(unstartable()) & untold)
+    return each_due(due.order_by("look_at"), wake_for)
+
+
+def away() -> QuerySet[Placement]:
+    agents = Q(agent__room=OuterRef("room"), agent__role=OuterRef("assigned_role"), agent__kind=AgentKind.REMOTE)
+    return Placement.objects.filter(agents, agent__status__in=[AgentStatus.OFFLINE, AgentStatus.DEAD])
+
+
+def startable() -> QuerySet[Placement]:
+    """Nobody and nothing speaks against a start: `why_not_wakeable`, as a query."""
+    in_flight = Command.objects.in_flight().starts().filter(agent=OuterRef("agent"))
+    frozen = Q(current_run__is_frozen=True, current_run__state__in=UNFINISHED)
+    there = away().exclude(machine__status=MachineStatus.DISCONNECTED).exclude(desired_state=Desired.STOPPED).exclude(frozen)
+    return there.exclude(exhausted_generation__isnull=False, exhausted_generation=F("generation")).exclude(Exists(in_flight))
+
+
+def unstartable() -> QuerySet[Placement]:
+    """Stopped, or its machine is away: people are told. (Of the frozen and the exhausted ones they know already.)"""
+    return away().filter(Q(desired_state=Desired.STOPPED) | Q(machine__status=MachineStatus.DISCONNECTED))
+
+
+def wake_for(room_id: int, task_id: int) -> bool:
+    with room_locked(room_id) as room:
+        task = Task.objects.filter(pk=task_id, status=TaskStatus.PENDING).first()
+        return task is not None and wake_or_tell(lock_placement(room, task.assigned_role), task)
+
+
+@step
+def forget_old_logs() -> int:
+    oldest = now() - timedelta(seconds=settings.LOG_RETENTION)
+    old = list(RunLog.objects.filter(run__ended_at__lt=oldest).values_list("pk", flat=True)[:BATCH])
+    return RunLog.objects.filter(pk__in=old).delete()[0] if old else 0

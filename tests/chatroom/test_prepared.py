@@ -1,0 +1,115 @@
+"""Statements built once read and write what the ORM's own do."""
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import DatabaseError, connection, transaction
+from django.test.utils import CaptureQueriesContext
+
+from agents.models import Agent
+from chatroom.events import record_event
+from chatroom.models import Event, Message, Room, Task, TaskStatus
+from chatroom.prepared import Prepared, insert, save_changes
+from chatroom.unit import one_unit
+from tests.factories import make_task
+
+pytestmark = pytest.mark.django_db
+BY_ROLE = Prepared[Agent](lambda room, role: Agent.objects.filter(room=room, role=role).select_related("room"))
+PENDING = Prepared[Task](lambda room: Task.objects.filter(room=room, status=TaskStatus.PENDING).order_by("id"))
+
+
+def found(room: Room, role: str = "builder") -> Agent:
+    agent = BY_ROLE.first(room=room.pk, role=role)
+    assert agent is not None
+    return agent
+
+
+def test_it_reads_the_row_and_its_relations_as_the_orm_does(room: Room) -> None:
+    agent, same = found(room), Agent.objects.get(room=room, role="builder")
+    assert {**agent.__dict__, "_state": 0, "_read": 0} == {**same.__dict__, "_state": 0, "_read": 0}
+    with CaptureQueriesContext(
+        connection,
+    ) as queries:
+        assert agent.room == room
+    assert not queries
+
+
+def test_each_call_brings_its_own_values(room: Room) -> None:
+    assert [found(room, role).role for role in ("builder", "reviewer", "builder")] == ["builder", "reviewer", "builder"]
+    assert BY_ROLE.first(room=room.pk, role="nobody") is None
+    assert not PENDING.exists(room=room.pk)
+    task = make_task(room)
+    assert PENDING.exists(room=room.pk)
+    assert list(PENDING.rows(room=room.pk)) == [task]
+
+
+def test_only_changed_columns_are_written(room: Room) -> None:
+    agent = found(room)
+    Agent.objects.filter(pk=agent.pk).update(connection="by another hand")
+    agent.error_message = "changed here"
+    with CaptureQueriesContext(connection) as queries:
+        save_changes(agent)
+        save_changes(agent)
+    assert len(queries) == 1
+    stored = Agent.objects.get(pk=agent.pk)
+    assert (stored.connection, stored.error_message) == ("by another hand", "changed here")
+
+
+def test_a_value_that_changes_back_after_the_orms_own_save_is_written(room: Room) -> None:
+    agent = found(room)
+    agent.connection = "there"
+    agent.save()
+    agent.connection = ""
+    save_changes(agent)
+    assert Agent.objects.get(pk=agent.pk).connection == ""
+
+
+def test_a_row_that_is_gone_is_an_error(room: Room) -> None:
+    agent = found(room)
+    Agent.objects.filter(pk=agent.pk).delete()
+    agent.connection = "there"
+    with pytest.raises(DatabaseError, match="it is gone"):
+        save_changes(agent)
+
+
+def test_new_rows_get_their_keys_and_defaults(room: Room) -> None:
+    first = insert(Message(room=room, sender="alice", text="one"), Message(room=room, sender="bob", text="two"))
+    assert list(Message.objects.values_list("sender", "text", "kind")) == [("alice", "one", "chat"), ("bob", "two", "chat")]
+    assert first == Message.objects.get(text="one")
+    assert first.created_at == Message.objects.get(text="one").created_at
+
+
+def test_what_a_model_prepares_in_save_is_prepared_here_too(room: Room, alice: User) -> None:
+    message = insert(Message(room=room, sender="alice", text="one"))
+    task = insert(Task(room=room, message=message, chain=message, assigned_role="builder", status=TaskStatus.PENDING, title="one"))
+    assert Task.objects.get(pk=task.pk).look_at == task.plan_look() is not None
+
+
+def test_the_events_of_a_unit_are_written_together_at_its_end(room: Room) -> None:
+    before = Event.objects.count()
+    with one_unit(), one_unit():
+        for number in range(3):
+            record_event(room, f"act-{number}", actor="alice", room_id=room.pk)
+        assert Event.objects.count() == before
+    assert list(Event.objects.order_by("pk").values_list("trigger", flat=True))[before:] == ["act-0", "act-1", "act-2"]
+
+
+def fail_after_writing(room: Room) -> None:
+    record_event(room, "goes", actor="alice", room_id=room.pk)
+    insert(Message(room=room, sender="alice", text="goes"))
+    raise RuntimeError
+
+
+def test_an_event_inside_a_savepoint_goes_with_it(room: Room) -> None:
+    with one_unit():
+        record_event(room, "stays", actor="alice", room_id=room.pk)
+        with pytest.raises(RuntimeError), transaction.atomic():
+            fail_after_writing(room)
+    assert Event.objects.filter(trigger="stays").count() == 1
+    assert not Event.objects.filter(trigger="goes").exists()
+
+
+def test_a_unit_that_fails_leaves_nothing(room: Room) -> None:
+    with pytest.raises(RuntimeError), one_unit():
+        fail_after_writing(room)
+    assert not Event.objects.filter(trigger="goes").exists()
+    assert not Message.objects.exists()

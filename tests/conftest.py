@@ -1,0 +1,62 @@
+"""The cast: alice owns, bob is a member, vera views, charlie is outside."""
+
+from collections.abc import Iterator
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection, transaction
+from django.test import TransactionTestCase
+from django.utils.timezone import now
+
+from chatroom.models import Pulse, Room
+
+from .factories import make_room, make_user
+
+KEPT_TABLES = {"django_content_type", "auth_permission"}
+
+
+def empty_tables(_case: TransactionTestCase) -> None:
+    """After a test that really commits. A TRUNCATE gives PostgreSQL a hundred new files to sync; what a test wrote is quickly deleted."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        for table in connection.introspection.django_table_names(only_existing=True):
+            if table not in KEPT_TABLES:
+                cursor.execute(f"DELETE FROM {connection.ops.quote_name(table)}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_emptying() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", empty_tables)
+        yield
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    return make_user("alice")
+
+
+@pytest.fixture
+def bob(db: None) -> User:
+    return make_user("bob")
+
+
+@pytest.fixture
+def vera(db: None) -> User:
+    return make_user("vera")
+
+
+@pytest.fixture
+def charlie(db: None) -> User:
+    return make_user("charlie")
+
+
+@pytest.fixture
+def room(alice: User, bob: User, vera: User) -> Room:
+    """A pair: builder, then reviewer; both custom agents."""
+    return make_room(alice, member=bob, viewer=vera)
+
+
+@pytest.fixture
+def pulse(db: None) -> Pulse:
+    """A web process has lived all along: no quiet time."""
+    return Pulse.objects.create(pk=1, beat_at=now(), quiet_until=now())

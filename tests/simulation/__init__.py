@@ -1,0 +1,1 @@
+"""The whole of Chatroom under a virtual clock: docs/simulation.md."""

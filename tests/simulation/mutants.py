@@ -1,0 +1,188 @@
+"""Deliberate defects of the program: each must be caught by the simulation, or the simulation is not worth its name."""
+
+import gc
+import inspect
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+from django.utils.module_loading import import_string
+
+from chatroom.prepared import Prepared
+
+from .running import Result, run_seed
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`function`: its dotted name; `find` in its source becomes `become`. `seed`: one that is known to catch it, tried first."""
+
+    name: str
+    function: str
+    find: str
+    become: str
+    seed: int = 1
+
+
+@contextmanager
+def applied(mutant: Mutant) -> Iterator[None]:
+    """Exchanges the function's code, so that whoever holds the function by name has the defect too."""
+    function = find_function(mutant.function)
+    original = function.__code__
+    function.__code__ = mutate(function, mutant)
+    forget_statements()
+    try:
+        yield
+    finally:
+        function.__code__ = original
+        forget_statements()
+
+
+def forget_statements() -> None:
+    """What was built once of a function that is now another one."""
+    for found in gc.get_objects():
+        if isinstance(found, Prepared):
+            for name in ("compiler", "statement", "converters"):
+                found.__dict__.pop(name, None)
+
+
+def find_function(name: str) -> Any:
+    try:
+        found = import_string(name)
+    except ImportError:
+        owner, _, method = name.rpartition(".")
+        found = getattr(import_string(owner), method)
+    return inspect.unwrap(found)
+
+
+def mutate(function: Any, mutant: Mutant) -> CodeType:
+    source = textwrap.dedent(inspect.getsource(function))
+    if mutant.find not in source:
+        raise LookupError(f"mutant {mutant.name!r}: {mutant.function} has no {mutant.find!r} any more")
+    module = compile(source.replace(mutant.find, mutant.become, 1), f"<mutant: {mutant.name}>", "exec", dont_inherit=True)
+    return next(code for code in module.co_consts if isinstance(code, CodeType) and code.co_name == function.__name__)
+
+
+@dataclass(frozen=True)
+class Hunt:
+    mutant: Mutant
+    seeds: int
+    caught: Result | None
+
+
+def hunt(mutant: Mutant, *, seeds: int = 60, steps: int = 300) -> Hunt:
+    """Seed after seed, until one breaks that holds without the defect."""
+    for tried, seed in enumerate(dict.fromkeys([mutant.seed, *range(1, seeds + 1)]), start=1):
+        with applied(mutant):
+            result = run_seed(seed, steps=steps)
+        if result.violation is not None and run_seed(seed, steps=steps).violation is None:
+            return Hunt(mutant, tried, result)
+    return Hunt(mutant, seeds, None)
+
+
+MUTANTS = (
+    Mutant(
+        "no fencing: an act with an outdated claim is accepted",
+        "agents.services.work.held",
+        "if not claim.is_open or claim.incarnation != agent.incarnation or agent.status != AgentStatus.WORKING:",
+        "if False:",
+    ),
+    Mutant(
+        "acknowledged is forgotten in active",
+        "chatroom.models.task.TaskQuerySet.active",
+        "status__in=ACTIVE",
+        "status__in=[S.PENDING, S.IN_PROGRESS]",
+    ),
+    Mutant(
+        "no second look: a run is opened although it is not wanted any more",
+        "machines.services.opening.require_wanted",
+        "placement, role = locked.placement, locked.agent.role",
+        "return",
+    ),
+    Mutant("no quiet time", "chatroom.sweep.is_quiet", "return pulse.quiet_until > now() or", "return"),
+    Mutant(
+        "a claim is resumed without looking for a later one",
+        "agents.services.claims.resumable_claim",
+        "return claim if task.status == TaskStatus.PENDING and (task.attempt, task.round) == (claim.attempt, claim.round) else None",
+        "return claim",
+    ),
+    Mutant(
+        "an offer that was taken back is confirmed",
+        "agents.consumers.AgentConsumer.received",
+        '"confirmed" if is_confirmed else "withdrawn"',
+        '"confirmed"',
+    ),
+    Mutant("exhaustion is not remembered", "machines.services.runs.give_up", "placement.exhausted_generation = run.generation", "pass"),
+    Mutant("a restart does not bump the generation", "machines.services.desire.begin_start", "placement.generation += 1", "pass"),
+    Mutant(
+        "joining does not end what the older start held",
+        "agents.services.presence.take_over",
+        "release_open_claim(agent, outcome=Outcome.SUPERSEDED, actor=actor, reason=note)",
+        "None",
+    ),
+    Mutant("ready without a lease", "agents.models.Agent.task_complete", "= lease, now()", "= None, now()"),
+    Mutant(
+        "promotion without a busy check",
+        "chatroom.services.tasks.promote_next",
+        "if ACTIVE_OF_ROLE.exists(room=room_id, role=role):",
+        "if False:",
+    ),
+    Mutant("the answer of an act is not stored", "chatroom.idempotency.Once.remember", "insert(record)", "pass"),
+    Mutant(
+        "a late goodbye ends the successor",
+        "agents.services.presence.leave_agent",
+        "(agent.incarnation != incarnation or agent.kind == AgentKind.REMOTE)",
+        "agent.kind == AgentKind.REMOTE",
+    ),
+    Mutant(
+        "exits that are nobody's fault count as crashes", "machines.services.runs.free_task", 'run.verdict == "faulty" and claim', "claim"
+    ),
+    Mutant("work wakes an agent that was stopped", "machines.services.desire.why_not_wakeable", "if placement.is_stopped:", "if False:"),
+    Mutant("the daemon vouches for a frozen process", "machines.daemon.supervisor.Supervisor.vouched", " or process.is_stopped()", ""),
+    Mutant(
+        "a timer releases the task of a living holder",
+        "agents.sweep.recover_stuck",
+        "if not task.is_held or (claim is not None and claim.agent.is_live):",
+        "if not task.is_held:",
+    ),
+    Mutant(
+        "the exit of an old run ends its successor",
+        "machines.services.runs.current_placement",
+        "agent_id=run.agent_id, current_run=run",
+        "agent_id=run.agent_id",
+    ),
+    Mutant(
+        "a lost run leaves its agent as it was",
+        "machines.services.runs.fail_lost_run",
+        'settle_agent(run, {"do": "none"}, message=message, may_wake=may_wake)',
+        "pass",
+    ),
+    Mutant(
+        "the queue is not promoted after a handoff",
+        "agents.services.work.finish",
+        "promote_next(room_id, role=hold.task.assigned_role)",
+        "pass",
+    ),
+    Mutant(
+        "a dead agent keeps its task",
+        "agents.sweep.expire_lease",
+        'release_open_claim(agent, outcome=Outcome.LEASE_EXPIRED, actor="sweep", reason=f"{agent.role} is dead: {reason}")',
+        "None",
+    ),
+    Mutant(
+        "the next process starts before the last one is gone",
+        "machines.daemon.supervisor.Supervisor.conclude_process",
+        "await process.gone()",
+        "pass",
+    ),
+    Mutant("renewals do not renew", "agents.services.presence.renew_lease", "lease_expires_at=waiting, ", ""),
+    Mutant(
+        "the end of an old socket cuts the newer one's lease",
+        "agents.services.presence.disconnect_agent",
+        "incarnation=incarnation, connection=connection)",
+        "incarnation=incarnation)",
+    ),
+)

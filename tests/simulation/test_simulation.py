@@ -1,0 +1,68 @@
+"""The promise under every fault: docs/simulation.md. A failure prints its seed and the shortest trace that replays it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.conf import LazySettings
+
+from tests.simulation.mutants import MUTANTS, applied, find_function
+from tests.simulation.running import Result, report, run_seed, shrink, wipe
+
+SEEDS, STEPS, LONG = 200, 300, 10_000
+CHUNKS = 25
+# On another stack the same seeds; CHATROOM_SIMULATION_SEEDS=20 makes a quick look of it.
+COUNT = int(os.environ.get("CHATROOM_SIMULATION_SEEDS", str(SEEDS)))
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900), pytest.mark.scenario(85)]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, settings: LazySettings) -> Iterator[None]:
+    settings.CHATROOM_HOME = tmp_path
+    yield
+    wipe()
+
+
+def require_order(result: Result) -> None:
+    if result.violation is not None:
+        pytest.fail(report(shrink(result)), pytrace=False)
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_no_seed_breaks_an_invariant(chunk: int) -> None:
+    for seed in range(1 + chunk, COUNT + 1, CHUNKS):
+        require_order(run_seed(seed, steps=STEPS))
+
+
+def test_no_invariant_breaks_in_a_long_run() -> None:
+    result = run_seed(10_001, steps=LONG)
+    require_order(result)
+    assert result.steps >= LONG
+
+
+def test_the_same_seed_does_the_same_again() -> None:
+    first, second = run_seed(7, steps=STEPS), run_seed(7, steps=STEPS)
+    assert (first.steps, first.seconds, first.log) == (second.steps, second.seconds, second.log)
+
+
+def test_a_broken_seed_is_shrunk_to_a_trace_that_replays_it() -> None:
+    mutant = next(mutant for mutant in MUTANTS if "goodbye" not in mutant.name and "queue" in mutant.name)
+    with applied(mutant):
+        result = next(result for seed in range(1, 20) if (result := run_seed(seed, steps=STEPS)).violation is not None)
+        shortest = shrink(result, tries=8)
+    assert shortest.violation is not None
+    assert shortest.violation.invariant == "8: nothing stranded"
+    assert len(shortest.items) <= len(result.items)
+    assert f"seed {result.seed}" in report(shortest)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_still_finds_its_place(mutant: object) -> None:
+    """A program that has changed must not make a mutant harmless in silence. `make mutants` hunts them."""
+    function = find_function(mutant.function)  # type: ignore[attr-defined]
+    before = function.__code__
+    with applied(mutant):  # type: ignore[arg-type]
+        assert function.__code__ is not before
+    assert function.__code__ is before
