@@ -12,7 +12,7 @@ kill -HUP "$DAEMON" "$UP"
 until_true 20 "the run was aborted" has_event run.aborted
 until_true 20 "the agent is ready again" agent_is ready
 alive "$DAEMON" && alive "$UP" || fail "SIGHUP ended the daemon or the server"
-curl -fsS "http://127.0.0.1:$PORT/readyz" >/dev/null || fail "the server does not serve after SIGHUP"
+get readyz >/dev/null || fail "the server does not serve after SIGHUP"
 passed "SIGHUP ends neither daemon nor server; every run is aborted"
 
 kill -STOP "$DAEMON"

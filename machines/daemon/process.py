@@ -31,6 +31,7 @@ class AgentProcess:
         self.log_offset = 0
         self.started = time.monotonic()
         self.joined = False
+        self.announced = False  # the server knows, or will be told by the outbox, which process it is
         self.identities: dict[str, Identity] = {}
 
     def identity(self, who: str) -> Identity | None:
@@ -172,6 +173,7 @@ def adopt(directory: RunDirectory, info: RunInfo) -> AgentProcess:
     """What an earlier daemon started: its log is shown from now on."""
     process = AgentProcess(directory, info)
     process.log_offset = max(0, process.log.end() - 4096)
+    process.announced = process.pid is not None  # then the hello names it
     return process
 
 

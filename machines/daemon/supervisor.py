@@ -189,10 +189,12 @@ class Supervisor:
 
     async def watch(self) -> None:
         process = self.living()
+        if not process.announced:
+            await self.announce(process)
         self.note = "running"
         waits: list[Awaitable[Any]] = [process.ended(), self.changed.wait()]
         if not process.joined and self.known:
-            waits.append(self.deadline(process))
+            waits.append(self.around.deadline(process))
         done = await first_of(*waits)
         if 0 in done:
             await self.conclude_process(process)
@@ -203,15 +205,6 @@ class Supervisor:
         if self.process is None:
             raise AssertionError(f"{self.name}: no process where one was expected")
         return self.process
-
-    async def deadline(self, process: AgentProcess) -> None:
-        """Returns when it should long have joined. Time without a server does not count: it could not."""
-        while True:
-            await self.around.link.wait_up()
-            since = max(process.started, self.around.link.up_since)
-            if (left := since + self.around.limits.deadline - self.around.now()) <= 0:
-                return
-            await asyncio.sleep(left)
 
     async def check_joined(self, process: AgentProcess) -> None:
         """Asks before it ends anybody: the hint that it joined may have been lost."""
@@ -389,10 +382,14 @@ class Supervisor:
             return
         self.process = process
         self.around.watch_log(process)
+        await self.announce(process)
+
+    async def announce(self, process: AgentProcess) -> None:
+        """Tells its PID, once there is one: also that of a process whose daemon died in the middle of its start."""
         if await process.launched() is None:
-            self.note = "running"
-            self.around.say(f"{self.name}: run {info.run} is running, PID {process.pid}")
-            await self.tell.step("run.launched", info, pid=process.pid)
+            process.announced = True
+            self.around.say(f"{self.name}: run {process.info.run} is running, PID {process.pid}")
+            await self.tell.step("run.launched", process.info, pid=process.pid)
 
     async def settle(self) -> None:
         self.note = "stopped" if self.entry and self.entry.desired == "stopped" else "not running"

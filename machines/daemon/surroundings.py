@@ -93,3 +93,12 @@ class Surroundings:
     agents: Callable[[], int] = lambda: 1  # how many should be running on this machine
     now: Callable[[], float] = time.monotonic
     random: Callable[[], float] = random.random
+
+    async def deadline(self, process: AgentProcess) -> None:
+        """Returns when it should long have joined. Time without a server does not count: it could not."""
+        while True:
+            await self.link.wait_up()
+            since = max(process.started, self.link.up_since)
+            if (left := since + self.limits.deadline - self.now()) <= 0:
+                return
+            await asyncio.sleep(left)

@@ -26,7 +26,7 @@ from machines.models.run import UNFINISHED
 from machines.untrusted import clean_line, read_id
 
 from .desire import wake_up
-from .runs import fail_lost_run, walk
+from .runs import fail_lost_run, note_pid, walk
 
 MAX_RUNS = 1000
 SILENT_STATES = {"miss": [MachineStatus.CONNECTED], "disconnect": [MachineStatus.CONNECTED, MachineStatus.UNRESPONSIVE]}
@@ -171,8 +171,9 @@ def resume_run(machine: Machine, living: dict[str, Any]) -> None:
         run = Run.objects.select_for_update(of=("self",)).select_related("agent", "machine").get(pk=found.pk)
         if not run.is_finished:
             has_process = living.get("state") in (RunState.RUNNING, RunState.ABORTING)
-            pid = living.get("pid") if isinstance(living.get("pid"), int) else None
+            pid = read_id(living.get("pid"))
             walk(run, until=RunState.RUNNING if has_process else RunState.PREPARING, pid=pid)
+            note_pid(run, pid)
 
 
 def note_life(machine_id: int, *, connection: str) -> bool:

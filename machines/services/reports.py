@@ -21,7 +21,7 @@ from machines.models.run import VERDICTS
 from machines.untrusted import clean_line, clean_text, read_id
 
 from .desire import Locked, confirm_stop, finish_commands, finish_one, freezing_episode, lock_placement
-from .runs import fail_lost_run, finish_run, note_progress, settle_agent, walk
+from .runs import fail_lost_run, finish_run, note_pid, note_progress, settle_agent, walk
 
 KEPT_LINES = 20
 LONGEST_AGE = 30 * 86400.0
@@ -88,12 +88,10 @@ def apply_step(run: Run, report: dict[str, Any], *, until: str) -> None:
     refuse_if_lost(run)
     if run.is_finished:
         return
-    if walk(run, until=until, pid=report.get("pid")):
+    pid = read_id(report.get("pid"))
+    if walk(run, until=until, pid=pid):
         note_progress(run)
-    elif run.pid is None and (pid := read_id(report.get("pid"))):
-        run.pid = pid  # its program joined before this report came
-        run.save()
-        record_event(run, "tell_pid", actor=run.machine.name, room_id=run.agent.room_id, role=run.agent.role, data={"pid": pid})
+    note_pid(run, pid)
 
 
 def apply_aborting(run: Run, report: dict[str, Any]) -> None:

@@ -47,6 +47,14 @@ def walk(run: Run, *, until: str, pid: int | None = None) -> bool:
     return run.state != before
 
 
+def note_pid(run: Run, pid: int | None) -> None:
+    """Of a run whose program joined before the server was told which process it is."""
+    if run.state == RunState.RUNNING and run.pid is None and pid is not None:
+        run.pid = pid
+        run.save()
+        record_event(run, "tell_pid", actor=run.machine.name, room_id=run.agent.room_id, role=run.agent.role, data={"pid": pid})
+
+
 def note_progress(run: Run) -> None:
     Placement.objects.filter(current_run=run).update(restart_noted_at=now())
 

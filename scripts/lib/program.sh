@@ -31,7 +31,8 @@ start_server() {
     PORT=${PORT:-$(free_port)}
     python "$ROOT/manage.py" up --port "$PORT" --no-demo --no-daemon >>"$WORK/up.log" 2>&1 </dev/null &
     UP=$!
-    until_true 180 "the server is ready" curl -fsS "http://127.0.0.1:$PORT/readyz"
+    until_true 180 "the server is ready" is_ready_or_ended
+    ! gone "$UP" || fail "the server ended while it started"
 }
 
 # start_daemon NAME [VARIABLE=VALUE…]: a daemon with a home of its own, which offers the agent beside this file. Its PID is in DAEMON.
@@ -47,7 +48,9 @@ start_daemon() {
 }
 
 owner() { cat "$CHATROOM_HOME/owner.token"; }
-api() { curl -fsS -H "Authorization: Bearer $(owner)" -H 'Content-Type: application/json' "${@:2}" "http://127.0.0.1:$PORT/api/v1/$1"; }
+get() { python3 -E -S "$ROOT/scripts/lib/get.py" "http://127.0.0.1:$PORT/$1" "${@:2}"; }
+is_ready_or_ended() { gone "$UP" || get readyz; }
+api() { get "api/v1/$1" "$(owner)"; }
 field() { python3 -c 'import json, sys; value = json.load(sys.stdin)
 for key in sys.argv[1].split("."): value = value[int(key)] if key.isdigit() else (value or {}).get(key)
 print("" if value is None else value)' "$1"; }
@@ -67,7 +70,7 @@ machine_is() { [ "$(api "machines/$1" | field status)" = "$2" ]; }
 seen_since() { [[ "$(api "machines/$1" | field last_seen_at)" > "$2" ]]; }
 has_event() { api "rooms/$ROOM/events?limit=500" | grep -q "\"name\": \"$1\""; }
 alive() { kill -0 "$1" 2>/dev/null; }
-gone() { ! alive "$1" || [ "$(ps -o stat= -p "$1" | cut -c1)" = Z ]; }
+gone() { ! alive "$1" || grep -q '^State:.Z' "/proc/$1/status"; }
 
 clean_up() {
     local code=$?

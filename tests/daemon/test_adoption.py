@@ -124,6 +124,19 @@ async def test_a_daemon_killed_right_after_the_fork_finds_its_process_again(mach
 
 
 @pytest.mark.scenario(92)
+async def test_the_process_of_a_daemon_that_died_before_there_was_one_is_told_by_the_next(machine: Machine) -> None:
+    supervisor = machine.supervise(entry())
+    await until(lambda: supervisor.process is not None)
+    directory = supervisor.process.directory.path if supervisor.process else machine.runs
+    await machine.lose_daemon()
+    await until((directory / "pid.json").exists)
+    (directory / "pid.json").rename(directory / "later")
+    machine.adopt_all()[0].update(entry(run=41))
+    (directory / "later").rename(directory / "pid.json")
+    assert (await machine.report("run.launched"))["pid"] == machine.living()[0]
+
+
+@pytest.mark.scenario(92)
 async def test_a_run_that_never_got_as_far_as_a_process_is_no_crash(machine: Machine, tmp_path: Path) -> None:
     directory = machine.runs / "40-abc"
     directory.mkdir()

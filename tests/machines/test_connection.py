@@ -155,6 +155,16 @@ def test_a_run_whose_reports_were_lost_is_walked_to_where_it_is(daemon: Daemon) 
     assert triggers(run) == ["create", "validated", "prepare", "launch"]
 
 
+@pytest.mark.scenario(92)
+def test_the_process_of_a_run_that_joined_before_its_daemon_died_is_shown_once_the_next_one_names_it(daemon: Daemon) -> None:
+    run = daemon.open()
+    Program(run).join()
+    for _ in range(2):
+        connect_machine(daemon.machine.pk, introduce(runs=[living(run)]))
+    assert (daemon.run.state, daemon.run.pid) == (RunState.RUNNING, 4711)
+    assert triggers(run).count("tell_pid") == 1
+
+
 def test_a_run_without_a_process_yet_is_not_called_running(daemon: Daemon) -> None:
     run = daemon.open()
     connect_machine(daemon.machine.pk, introduce(runs=[living(run, state="preparing", pid=None)]))

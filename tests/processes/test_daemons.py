@@ -39,6 +39,10 @@ def title(request: pytest.FixtureRequest) -> str:
     return str(request.node.name.replace("_", " ")[5:60])
 
 
+def offered(program: Program, machine: Machine) -> set[str]:
+    return {one["name"] for one in program.api("GET", f"machines/{machine.name}").json()["harnesses"]}
+
+
 def failed_runs(program: Program, room: str, role: str = "builder") -> list[str]:
     return [event["reason"] for event in events(program, room, subject="run", role=role) if event["to"] == "failed"]
 
@@ -122,7 +126,7 @@ def test_a_daemon_killed_in_the_middle_of_a_start_makes_no_second_process(
     machine.kill()
     machine.start()
     wait_for_status(program, room, "builder", "ready", within=40)
-    assert machine.leaders() == [pid_of(program, room)]
+    wait_until(lambda: machine.leaders() == [pid_of(program, room)], within=30, what="the one process is the one the panel shows")
 
 
 @pytest.mark.scenario(42)
@@ -188,8 +192,7 @@ def test_sighup_aborts_every_run_and_the_same_daemon_starts_anew_with_the_new_co
     assert not [pid for pid in before.values() if is_alive(pid)]
     assert (machine.pid, machine.daemon.returncode if machine.daemon else 0) == (daemon, None)
     assert [machine.processes()[pid].split()[-1] for pid in pids] == ["changed", "changed"]
-    offered = {one["name"] for one in program.api("GET", f"machines/{machine.name}").json()["harnesses"]}
-    assert offered == {"agent", "another"}
+    wait_until(lambda: offered(program, machine) == {"agent", "another"}, what="the new offer is shown")
     assert program.api("POST", f"rooms/{room}/tasks/{work}/retry", {}).status == 200
     wait_until(lambda: task(program, room, work)["status"] == "in_progress", what="it is tried again")
 
