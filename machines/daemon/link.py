@@ -255,13 +255,20 @@ class ServerLink:
             async with asyncio.timeout(ANSWER_WITHIN):
                 return await future
         except ConnectionClosed as error:
+            self.note_closed(socket)
             raise LinkLost(str(error)) from None
         except TimeoutError:
             # The run it may have opened is found out by saying hello again.
+            self.note_closed(socket)
             await socket.close(1011, "an answer is overdue")
             raise LinkLost(f"{self.server} did not answer within {ANSWER_WITHIN:g} s") from None
         finally:
             self.asked.pop(number, None)
+
+    def note_closed(self, socket: ClientConnection) -> None:
+        """At once: a failing send does not give way to the tasks that would notice, and whoever asks waits for the next connection."""
+        if self.socket is socket:
+            self.up.clear()
 
     async def hint(self, message: dict[str, Any]) -> bool:
         """False when it went nowhere."""

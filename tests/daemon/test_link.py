@@ -130,6 +130,23 @@ async def test_a_question_is_answered_or_ends_with_the_connection(server: FakeSe
         await asking
 
 
+async def test_a_question_to_a_connection_that_has_just_ended_waits_for_the_next_one(
+    server: FakeServer, make: Callable[..., Client]
+) -> None:
+    client = make()
+    await client.link.wait_up()
+    assert client.link.socket is not None
+    client.link.socket.transport.abort()
+    await asyncio.sleep(0)  # it is closed, and nothing of the link has run since
+    assert client.link.is_up
+    for _ in range(3):
+        with pytest.raises(LinkLost):
+            await client.link.ask("joined", run=41)
+        assert not client.link.is_up
+    await asyncio.wait_for(client.link.wait_up(), 10)
+    assert (await client.link.ask("joined", run=41))["joined"] is True
+
+
 async def test_an_answer_that_does_not_come_makes_the_daemon_say_hello_again(
     server: FakeServer, make: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
