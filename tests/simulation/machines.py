@@ -9,15 +9,14 @@ from random import Random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from machines.daemon import policy
-from machines.daemon.brake import Brake
 from machines.daemon.daemon import Daemon, Ending
 from machines.daemon.errors import StartRefused
 from machines.daemon.link import ServerLink
-from machines.daemon.messages import AgentEntry, Grant, Settings
+from machines.daemon.messages import AgentEntry, Grant
 from machines.daemon.outbox import Report
 from machines.daemon.runs import ExitRecord, Note, RunInfo
 from machines.daemon.supervisor import Supervisor
+from machines.daemon.surroundings import Surroundings
 
 from .network import Host
 from .processes import OWNER, SimProcess
@@ -105,6 +104,7 @@ class SimAgentProcess:
         self.run, self.info, self.is_ours = run, run.info, is_ours
         self.started = asyncio.get_running_loop().time()
         self.joined = False
+        self.announced = not is_ours and self.pid is not None
         self.child = None
         self.directory = SimpleNamespace(asked=lambda: run.asked_for, note=self.note, settle=self.settle, is_settled=lambda: run.is_settled)
 
@@ -201,6 +201,13 @@ class SimReports:
         """Nothing is open."""
 
 
+@dataclass
+class SimSurroundings(Surroundings):
+    """The real ones; `prepare` and `launch` find their machine here."""
+
+    machine: "Machine" = field(kw_only=True)
+
+
 class SimDaemon(Daemon):
     """The real daemon without signals, threads and files."""
 
@@ -214,20 +221,18 @@ class SimDaemon(Daemon):
         self.link = ServerLink(
             server="http://chatroom.test", token=machine.secret, reports=self.reports, say=self.say, hello=self.hello, handle=self.handle
         )
-        self.around = SimpleNamespace(  # type: ignore[assignment]
+        self.around = SimSurroundings(
             link=self.link,
             reports=self.reports,
+            book=SimpleNamespace(stamp=None),  # type: ignore[arg-type]
+            runs=Path("/runs"),
+            server=self.link.server,
             say=self.say,
-            limits=policy.Limits(),
-            settings=Settings(),
-            brake=Brake(),
-            launching=asyncio.Semaphore(4),
-            watch_log=lambda process: None,
+            allowed=self.options.allowed,
             agents=lambda: sum(one.is_wanted for one in self.supervisors.values()),
             now=asyncio.get_running_loop().time,
             random=machine.rng.random,
             machine=machine,
-            book=SimpleNamespace(stamp=None),
         )
         self.supervisors: dict[int, Supervisor] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
