@@ -210,6 +210,7 @@ class Shim:
         signal.signal(signal.SIGTERM, self.note_stop)
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # whoever started the daemon may have blocked some: the program inherits this
 
     def note_stop(self, _number: int, _frame: FrameType | None) -> None:
         self.stop_noted = True
@@ -251,7 +252,7 @@ class Shim:
             if os.getppid() != parent:
                 os._exit(1)
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
                 signal.signal(number, signal.SIG_DFL)
             os.dup2(stdin, 0)
             os.dup2(output, 1)

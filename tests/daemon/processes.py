@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,17 +56,19 @@ class Shims:
         self.root, self.marker = root, f"{root}-{os.getpid()}"
         self.children: list[subprocess.Popen[bytes]] = []
 
-    def start(self, program: str | list[str], *, name: str = "1", **spec: Any) -> tuple[Path, subprocess.Popen[bytes]]:
-        """`program` is shell text, or a whole argument list."""
+    def start(
+        self, program: str | list[str], *, name: str = "1", under: Sequence[str] = (), **spec: Any
+    ) -> tuple[Path, subprocess.Popen[bytes]]:
+        """`program` is shell text, or a whole argument list; `under` is what starts the shim, as nohup would."""
         directory = self.root / name
         directory.mkdir(exist_ok=True)
         argv = ["/bin/sh", "-c", program] if isinstance(program, str) else program
         env = {"PATH": os.environ["PATH"], "MARKER": self.marker}
         (directory / "spec.json").write_text(json.dumps({"argv": argv, "env": env, "cwd": str(directory), **spec}))
-        return directory, self.again(directory)
+        return directory, self.again(directory, under=under)
 
-    def again(self, directory: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-S", "-E", str(SHIM), str(directory / "spec.json")]
+    def again(self, directory: Path, *, under: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        command = [*under, sys.executable, "-S", "-E", str(SHIM), str(directory / "spec.json")]
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         self.children.append(child)
         return child

@@ -26,6 +26,15 @@ while not os.path.exists("escaped"):
     time.sleep(0.01)
 """
 
+# As whoever starts a daemon may leave them to it: nohup, a shell's background job, another supervisor.
+DEAF = """
+import os, signal, sys
+for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
 
 @pytest.fixture
 def shims(tmp_path: Path) -> Iterator[Shims]:
@@ -85,8 +94,9 @@ def test_a_program_that_cannot_be_started_says_why(shims: Shims) -> None:
     assert not (directory / "pid.json").exists()
 
 
-def test_the_program_gets_ordinary_signals_and_its_own_session(shims: Shims) -> None:
-    directory, shim = shims.start("grep -E 'Sig(Ign|Blk)' /proc/self/status; cut -d' ' -f1,5,6 /proc/$$/stat")
+@pytest.mark.parametrize("under", [[], [sys.executable, "-S", "-c", DEAF]], ids=["plainly", "with every signal ignored and blocked"])
+def test_the_program_gets_ordinary_signals_and_its_own_session(shims: Shims, under: list[str]) -> None:
+    directory, shim = shims.start("grep -E 'Sig(Ign|Blk)' /proc/self/status; cut -d' ' -f1,5,6 /proc/$$/stat", under=under)
     shim.wait(10)
     lines = output(directory).decode().splitlines()
     # The C library keeps two for itself that nobody can set: they stay as they were found.
@@ -139,6 +149,14 @@ def test_an_inherited_lock_is_kept_without_a_gap(shims: Shims, tmp_path: Path) -
         assert [link for link in Path(f"/proc/{program}/fd").iterdir() if link.readlink().name == "lock"] == []
         assert held(directory)
         shim.terminate()
+
+
+def test_a_shim_started_with_every_signal_ignored_and_blocked_still_stops_its_program(shims: Shims) -> None:
+    directory, shim = shims.start("exec sleep 600", under=[sys.executable, "-S", "-c", DEAF], grace=30)
+    started(directory)
+    shim.terminate()
+    shim.wait(10)
+    assert (ended(directory)["signal"], ended(directory)["stop_requested"]) == (signal.SIGTERM, True)
 
 
 @pytest.mark.processes
