@@ -1,5 +1,6 @@
 """The cast: alice owns, bob is a member, vera views, charlie is outside."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,14 @@ from chatroom.models import Pulse, Room
 from .factories import make_room, make_user
 
 KEPT_TABLES = {"django_content_type", "auth_permission"}
+IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
+
+
+def pytest_configure() -> None:
+    """Signals that nohup or a shell's background job left ignored: the programs started by tests would inherit that."""
+    for number in signal.valid_signals() - IGNORED_BY_PYTHON:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def empty_tables(_case: TransactionTestCase) -> None:
