@@ -15,8 +15,9 @@ from chatroom import notices
 from chatroom.events import move
 from chatroom.models import Pulse, Room, Task, TaskStatus
 from chatroom.services.rooms import room_locked
+from chatroom.models.task import patience_of
 from chatroom.services.tasks import lock_task
-from chatroom.sweep import BATCH, each_due, is_quiet, step
+from chatroom.sweep import AHEAD, BATCH, each_due, is_quiet, step
 
 LOOK_AGAIN = timedelta(minutes=1)
 
@@ -76,6 +77,17 @@ def expire_lease(room_id: int, agent_id: int) -> bool:
         signals.agent_lost.send(Agent, agent=agent)
         announce_pending(task_id)
         return True
+
+
+@step
+def look_sooner() -> int:
+    """A look planned further ahead than anybody is ever given was planned before the clock was set back."""
+    sooner = 0
+    for status in (TaskStatus.PENDING, TaskStatus.ACKNOWLEDGED):
+        latest = now() + max(timedelta(seconds=patience_of(status) or 0), LOOK_AGAIN)
+        too_far = Task.objects.filter(status=status, look_at__gt=latest + AHEAD)
+        sooner += Task.objects.filter(pk__in=list(too_far.order_by("look_at").values_list("pk", flat=True)[:BATCH])).update(look_at=latest)
+    return sooner
 
 
 @step

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 from django.utils.timezone import now
 
 from .models import Job, JobState
@@ -48,7 +49,7 @@ def run_job(job_id: int) -> bool:
     """Runs a waiting job; a second message about it finds it done. A failure is kept and tried again later, for at most 24 h."""
     try:
         with transaction.atomic():
-            row = Job.objects.select_for_update(skip_locked=True).filter(pk=job_id, state=JobState.WAITING, due_at__lte=now()).first()
+            row = Job.objects.select_for_update(skip_locked=True).filter(is_due(), pk=job_id, state=JobState.WAITING).first()
             if row is None:
                 return False
             HANDLERS[row.kind](**row.payload)
@@ -59,6 +60,12 @@ def run_job(job_id: int) -> bool:
         log.exception("job %s failed", job_id)
         note_failure(job_id, error)
         return False
+
+
+def is_due() -> Q:
+    """Its time has come; or lies further ahead than any delay, because the clock was set back."""
+    time = now()
+    return Q(due_at__lte=time) | Q(due_at__gt=time + timedelta(seconds=MAX_DELAY))
 
 
 def note_failure(job_id: int, error: Exception) -> None:

@@ -12,7 +12,7 @@ from chatroom.errors import Superseded
 from chatroom.events import move
 from chatroom.models import Notice, Task, TaskStatus
 from chatroom.services.rooms import room_locked
-from chatroom.sweep import BATCH, each_due, is_quiet, step, try_one
+from chatroom.sweep import BATCH, each_due, is_past, is_quiet, step, try_one
 from machines.models import Command, CommandState, Desired, Machine, MachineStatus, Placement, RunLog
 from machines.models.command import SHORT_LIVED, STARTS
 from machines.models.run import UNFINISHED
@@ -121,7 +121,7 @@ def wake_agents() -> int:
         return 0
     # Whatever waits is planned to be looked at, sooner or later: that index holds nothing else (`Task.plan_look`).
     waiting = Task.objects.filter(status=TaskStatus.PENDING, look_at__lt=now() + timedelta(days=1))
-    waiting = waiting.filter(status_since__lt=now() - timedelta(seconds=settings.SWEEP_INTERVAL))
+    waiting = waiting.filter(is_past("status_since", settings.SWEEP_INTERVAL))
     untold = ~Exists(Notice.objects.filter(task=OuterRef("pk"), created_at__gte=OuterRef("status_since")))
     due = waiting.filter(Exists(startable()) | Exists(unstartable()) & untold)
     return each_due(due.order_by("look_at"), wake_for)

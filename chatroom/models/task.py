@@ -40,6 +40,11 @@ def is_backlog_item(task: Any) -> bool:
     return bool(task.origin == Origin.BACKLOG)
 
 
+def patience_of(status: str) -> float | None:
+    """Seconds after which the sweep looks at a task that is still in it; None: no timer concerns it."""
+    return {S.PENDING: settings.TASK_PENDING_TIMEOUT, S.ACKNOWLEDGED: settings.TASK_ACKNOWLEDGED_TIMEOUT}.get(S(status))
+
+
 class TaskQuerySet(models.QuerySet["Task"]):
     def active(self) -> Self:
         return self.filter(status__in=ACTIVE)
@@ -104,7 +109,7 @@ class Task(models.Model):
 
     def plan_look(self) -> datetime | None:
         """What stays too long in a status that somebody should end is looked at by the sweep, nothing else is: that keeps it cheap."""
-        patience = {S.PENDING: settings.TASK_PENDING_TIMEOUT, S.ACKNOWLEDGED: settings.TASK_ACKNOWLEDGED_TIMEOUT}.get(self.status)
+        patience = patience_of(self.status)
         return None if patience is None else self.status_since + timedelta(seconds=patience)
 
     @property

@@ -27,6 +27,7 @@ MANY, DUE = 100_000, 20
 INDEX_OF: dict[Callable[[], int], str] = {
     agents_sweep.cut_long_leases: "agent_lease",
     agents_sweep.expire_leases: "agent_lease",
+    agents_sweep.look_sooner: "task_look",
     agents_sweep.look_at_tasks: "task_look",
     agents_sweep.clean_up_dead_custom_agents: "agent_dead_custom",
     agents_sweep.forget_old_incarnations: "incarnation_ended",

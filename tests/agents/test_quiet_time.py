@@ -129,6 +129,17 @@ def test_with_a_clock_set_back_and_forward_again_nobody_is_declared_dead(room: R
     assert 0 < seconds_left(working) <= HOUR + 1
 
 
+@pytest.mark.scenario(90)
+def test_with_a_clock_set_back_no_task_waits_longer_to_be_looked_at(room: Room, pulse: Pulse) -> None:
+    held, _, _ = make_held_task(room, started=False)
+    waiting = make_task(room, "reviewer")
+    shift_clock(-HOUR)
+    sweep()
+    left = {task.pk: (task.look_at - now()).total_seconds() for task in Task.objects.all() if task.look_at is not None}
+    assert 110 < left[held.pk] <= 120
+    assert 290 < left[waiting.pk] <= 300
+
+
 def test_a_quiet_time_ahead_of_a_clock_set_back_is_cut(pulse: Pulse) -> None:
     Pulse.objects.update(quiet_until=now() + timedelta(hours=1))
     sweep()

@@ -142,3 +142,13 @@ def test_people_are_told_once_per_episode_and_a_job_passes_it_on(room: Room) -> 
     event = Event.objects.get(trigger="tell")
     assert (event.room_id, event.data) == (room.pk, {"notice": Notice.objects.get().pk, "members": 3})
     assert Notice.objects.get().told_at is not None
+
+
+@pytest.mark.scenario(90)
+def test_with_a_clock_set_back_a_job_is_sent_again_and_done(room: Room, sent: list[int], handled: list[Any]) -> None:
+    job = enqueue("note", what="hello")
+    age(job, sent_at=-3600, due_at=-3600)
+    send_jobs_again()
+    assert sent == [job.pk]
+    assert run_job(job.pk)
+    assert handled == ["hello"]

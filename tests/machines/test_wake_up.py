@@ -52,6 +52,14 @@ def test_more_messages_start_nothing_more(daemon: Daemon, alice: User) -> None:
     assert (starts(daemon), daemon.placement.generation) == (1, 1)
 
 
+@pytest.mark.scenario(90)
+def test_with_a_clock_set_back_the_sweep_starts_it_all_the_same(daemon: Daemon, pulse: Pulse) -> None:
+    Placement.objects.update(desired_state=Desired.RUNNING, generation=1)
+    make_task(daemon.room)
+    Task.objects.update(status_since=now() + timedelta(hours=1))
+    assert (wake_agents(), starts(daemon)) == (1, 1)
+
+
 @pytest.mark.scenario(26)
 def test_what_no_change_noticed_the_sweep_starts_once(daemon: Daemon, pulse: Pulse) -> None:
     """A fault swallowed the change: the task waits, its remote agent is offline, running is desired."""
