@@ -1,12 +1,16 @@
 """The live tail: what agents print goes to the server in small pieces. A hint, not the log: the log stays on this machine."""
 
 import codecs
+import re
 from typing import Any
 
 from machines.daemon.process import AgentProcess
 
 CHUNK = 8 * 1024
 BEHIND = 64 * 1024  # further behind than this, the middle is left out
+HELD_BACK = 1024  # longer than this no beginning of a control sequence waits for its end; less than a piece, so that each gets on
+# The beginning of a control sequence, up to the end: the server leaves out whole ones, and can't know the rest of a half one.
+BEGUN = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]*\x1b?|[PX^_][^\x1b]*\x1b?|[ -/]*)\Z")
 
 
 class LogStream:
@@ -34,9 +38,10 @@ def next_chunk(process: AgentProcess, *, is_last: bool) -> dict[str, Any] | None
     end, sent = process.log.end(), process.log_offset
     if end <= sent:
         return None
-    wanted = end - CHUNK if end - sent > BEHIND else sent
+    wanted = process.log.line_start(end - CHUNK) if end - sent > BEHIND else sent
     offset, data = process.log.read(wanted, limit=CHUNK)
-    text, used = decode(data, is_last=is_last and offset + len(data) >= end)
+    is_before_gap = offset + len(data) < end and len(data) < CHUNK
+    text, used = decode(data, is_last=is_before_gap or (is_last and offset + len(data) >= end))
     if not used:
         return None
     process.log_offset = offset + used
@@ -44,7 +49,10 @@ def next_chunk(process: AgentProcess, *, is_last: bool) -> dict[str, Any] | None
 
 
 def decode(data: bytes, *, is_last: bool) -> tuple[str, int]:
-    """The text, and how many bytes it took: a character cut in two is left for the next piece."""
+    """The text, and how many bytes it took: a character or a control sequence cut in two is left for the next piece."""
+    begun = None if is_last else BEGUN.search(data)
+    if begun is not None and len(data) - begun.start() <= HELD_BACK:
+        data = data[: begun.start()]
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(data, final=is_last)
     left = len(decoder.getstate()[0])

@@ -170,9 +170,9 @@ def start(directory: RunDirectory, info: RunInfo, spec: dict[str, Any]) -> Agent
 
 
 def adopt(directory: RunDirectory, info: RunInfo) -> AgentProcess:
-    """What an earlier daemon started: its log is shown from now on."""
+    """What an earlier daemon started: its log is shown from now on, with so much of before that nothing is left out."""
     process = AgentProcess(directory, info)
-    process.log_offset = max(0, process.log.end() - 4096)
+    process.log_offset = process.log.line_start(max(0, process.log.end() - 4096))
     process.announced = process.pid is not None  # then the hello names it
     return process
 

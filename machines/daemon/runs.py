@@ -228,19 +228,22 @@ class LogReader:
             return self.end()
 
     def read(self, offset: int, *, limit: int) -> tuple[int, bytes]:
-        """The first bytes at or after the offset, and where they begin."""
+        """The first bytes at or after the offset, up to a gap, and where they begin."""
+        begin, found = offset, b""
         for start, path in self.segments():
-            try:
-                size = path.stat().st_size
-                if start + size <= offset:
-                    continue
-                begin = max(start, offset)
-                with path.open("rb") as file:
-                    file.seek(begin - start)
-                    return begin, file.read(limit)
-            except FileNotFoundError:
-                continue
-        return offset, b""
+            if found and start != begin + len(found):
+                break
+            begin = begin if found else max(start, offset)
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                file.seek(begin + len(found) - start)
+                found += file.read(limit - len(found))
+        return (begin, found) if found else (offset, b"")
+
+    def line_start(self, offset: int, *, within: int = 4096) -> int:
+        """Where the line begins which that offset is in; the offset itself, if its line is longer than that."""
+        begin, before = self.read(max(0, offset - within), limit=within)
+        line_feed = before[: max(0, offset - begin)].rfind(b"\n")
+        return begin + line_feed + 1 if line_feed >= 0 or begin == 0 else offset
 
     def last_lines(self, count: int = 20) -> list[str]:
         end = self.end()

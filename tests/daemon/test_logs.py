@@ -5,9 +5,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machines.daemon.logs import CHUNK, LogStream, decode
-from machines.daemon.process import AgentProcess
+from machines.daemon.logs import BEHIND, CHUNK, HELD_BACK, LogStream, decode
+from machines.daemon.process import AgentProcess, adopt
 from machines.daemon.runs import RunDirectory, RunInfo
+from machines.untrusted import clean_text
+
+# Colours, a title, a link, a device's answer, an index; broken ones, and what is none.
+PIECES = [
+    b"\x1b[1;31m",
+    b"\x1b]0;title\x07",
+    b"\x1b]8;;http://x\x1b\\",
+    b"\x1bP1$r\x1b\\",
+    b"\x1bM",
+    b"\x1b]0;t",
+    b"\x1b[3",
+    b"\x1b",
+    b"a\n",
+]
 
 
 @pytest.fixture
@@ -17,9 +31,9 @@ def process(tmp_path: Path) -> AgentProcess:
 
 
 @pytest.fixture
-def append(process: AgentProcess) -> Callable[[bytes], None]:
-    def add(data: bytes) -> None:
-        with (process.directory.path / f"output-{0:015d}.log").open("ab") as file:
+def append(process: AgentProcess) -> Callable[..., None]:
+    def add(data: bytes, *, segment: int = 0) -> None:
+        with (process.directory.path / f"output-{segment:015d}.log").open("ab") as file:
             file.write(data)
 
     return add
@@ -32,7 +46,7 @@ def stream(process: AgentProcess) -> LogStream:
     return found
 
 
-def test_new_output_is_told_once_from_where_it_began(process: AgentProcess, append: Callable[[bytes], None], stream: LogStream) -> None:
+def test_new_output_is_told_once_from_where_it_began(process: AgentProcess, append: Callable[..., None], stream: LogStream) -> None:
     lock = process.directory.take_lock()
     assert stream.collect() == []
     append(b"one\n")
@@ -43,7 +57,7 @@ def test_new_output_is_told_once_from_where_it_began(process: AgentProcess, appe
     assert lock > 0
 
 
-def test_a_character_cut_in_two_waits_for_its_other_half(process: AgentProcess, append: Callable[[bytes], None], stream: LogStream) -> None:
+def test_a_character_cut_in_two_waits_for_its_other_half(process: AgentProcess, append: Callable[..., None], stream: LogStream) -> None:
     process.directory.take_lock()
     append("grün".encode()[:3])
     assert stream.collect()[0]["text"] == "gr"
@@ -52,7 +66,75 @@ def test_a_character_cut_in_two_waits_for_its_other_half(process: AgentProcess, 
     assert stream.collect() == [{"run": 41, "offset": 2, "end": 5, "skipped": 0, "text": "ün"}]
 
 
-def test_somebody_who_prints_too_much_is_shown_from_the_end(append: Callable[[bytes], None], stream: LogStream) -> None:
+def test_a_control_sequence_cut_in_two_waits_for_its_other_half(
+    process: AgentProcess, append: Callable[..., None], stream: LogStream
+) -> None:
+    process.directory.take_lock()
+    append(b"all \x1b[3")
+    assert stream.collect() == [{"run": 41, "offset": 0, "end": 4, "skipped": 0, "text": "all "}]
+    assert stream.collect() == []
+    append(b"2mgreen")
+    assert stream.collect() == [{"run": 41, "offset": 4, "end": 14, "skipped": 0, "text": "\x1b[32mgreen"}]
+
+
+def test_a_control_sequence_that_does_not_end_is_not_waited_for_without_end(
+    process: AgentProcess, append: Callable[..., None], stream: LogStream
+) -> None:
+    process.directory.take_lock()
+    append(b"\x1b]0;" + b"x" * (HELD_BACK - 4))
+    assert stream.collect() == []
+    append(b"x")
+    assert stream.collect()[0]["end"] == HELD_BACK + 1
+
+
+def test_half_a_control_sequence_is_told_when_its_program_has_ended(append: Callable[..., None], stream: LogStream) -> None:
+    append(b"bye\x1b[3")
+    assert stream.collect()[0]["text"] == "bye\x1b[3"
+
+
+def test_what_the_border_of_two_segments_cuts_in_two_is_told_whole(
+    process: AgentProcess, append: Callable[..., None], stream: LogStream
+) -> None:
+    process.directory.take_lock()
+    append(b"gr" + "ü".encode()[:1])
+    assert stream.collect()[0]["text"] == "gr"
+    append("ü".encode()[1:] + b"n\x1b[3", segment=3)
+    append(b"2m!", segment=8)
+    assert stream.collect()[0]["text"] == "ün\x1b[32m!"
+
+
+def test_what_the_limit_dropped_is_not_waited_for(process: AgentProcess, append: Callable[..., None], stream: LogStream) -> None:
+    process.directory.take_lock()
+    append(b"one\x1b[3")
+    assert stream.collect()[0]["text"] == "one"
+    append(b"two", segment=1000)
+    assert stream.collect() == [{"run": 41, "offset": 3, "end": 6, "skipped": 0, "text": "\x1b[3"}]
+    assert stream.collect() == [{"run": 41, "offset": 1000, "end": 1003, "skipped": 994, "text": "two"}]
+
+
+def test_a_returning_daemon_begins_with_a_line_and_goes_on_where_the_last_one_was(
+    process: AgentProcess, append: Callable[..., None], stream: LogStream
+) -> None:
+    process.directory.take_lock()
+    append("".join(f"grün {number}\n" for number in range(600)).encode() + b"\x1b[3")
+    before = stream.collect()[0]
+    append(b"2mgreen\n")
+    again = LogStream()
+    again.watch(adopt(process.directory, process.info))
+    after = again.collect()[0]
+    assert before["end"] - 4096 <= after["offset"] <= before["end"]
+    assert after["text"].startswith("grün ")
+    assert after["text"].encode()[before["end"] - after["offset"] :] == b"\x1b[32mgreen\n"
+
+
+def test_what_is_left_out_ends_with_a_line(append: Callable[..., None], stream: LogStream) -> None:
+    append(b"\x1b[31mgr\xc3\xbcn\x1b[0m\n" * BEHIND)
+    chunk = stream.collect()[0]
+    assert chunk["text"].startswith("\x1b[31mgrün\x1b[0m\n")
+    assert chunk["offset"] == chunk["skipped"] > 0
+
+
+def test_somebody_who_prints_too_much_is_shown_from_the_end(append: Callable[..., None], stream: LogStream) -> None:
     append(b"x" * 500_000 + b"the end")
     chunk = stream.collect()[0]
     assert chunk["text"].endswith("the end")
@@ -60,7 +142,7 @@ def test_somebody_who_prints_too_much_is_shown_from_the_end(append: Callable[[by
     assert chunk["offset"] == chunk["skipped"] == 500_007 - CHUNK
 
 
-def test_an_ended_run_is_told_to_its_end_then_forgotten(append: Callable[[bytes], None], stream: LogStream) -> None:
+def test_an_ended_run_is_told_to_its_end_then_forgotten(append: Callable[..., None], stream: LogStream) -> None:
     append(b"bye" + b"\xff" + "ü".encode()[:1])
     assert stream.collect()[0]["text"] == "bye\ufffd\ufffd"
     assert stream.collect() == []
@@ -75,3 +157,13 @@ def test_every_byte_is_told_exactly_once(data: bytes) -> None:
         text, used = text + part, used + taken
     assert used == len(data)
     assert text == data.decode("utf-8", "replace").replace("\0", "\ufffd")
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=5), max_size=12).map(b"".join), st.sets(st.integers(0, 60)))
+def test_wherever_output_is_cut_nothing_of_a_control_sequence_is_seen(data: bytes, cuts: set[int]) -> None:
+    text, used = "", 0
+    for end in [*sorted(cut for cut in cuts if cut < len(data)), len(data)]:
+        part, taken = decode(data[used:end], is_last=end == len(data))
+        text, used = text + clean_text(part), used + taken
+    assert used == len(data)
+    assert text == clean_text(decode(data, is_last=True)[0])
