@@ -21,6 +21,7 @@ class ConfigurationForm:
     model: str = ""
     directory: str = ""
     must_force: bool = False
+    is_forced: bool = False
     harnesses: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -39,6 +40,7 @@ class ConfigurationForm:
         if form.has_unknown_harness and machine != current:
             form.harness = form.model = ""  # what another machine offers
         form.must_force = placement is not None and not placement.machine.is_connected and has_process(agent)
+        form.is_forced = "force" in chosen
         return form
 
     @property

@@ -7,6 +7,7 @@ document.addEventListener("htmx:beforeSwap", (event) => {
     event.detail.shouldSwap = false;
     location.assign(xhr.responseURL);
   } else {
+    event.detail.swapOverride = "innerHTML";
     event.detail.serverResponse = `<span class="error" role="alert">The server refused this (${xhr.status}). Reload the page and try again.</span>`;
   }
 });

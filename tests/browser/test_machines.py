@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.conftest import OpenPage, is_same_page, wait_until_live
 from tests.browser.machines import (
@@ -258,6 +258,40 @@ def test_an_agent_is_configured_by_what_its_machine_offers(server: Program, room
     page.locator("#agent-builder").get_by_role("button", name="Start", exact=True).click()
     expect_agent(page, "ready")
     assert is_same_page(page)
+
+
+@pytest.mark.scenario(49)
+def test_what_is_typed_while_the_offer_is_on_its_way_is_kept(server: Program, laptop: Laptop, room: str, page: Page) -> None:
+    form, held = open_form(page), list[Route]()
+    form.get_by_text("Remote").click()
+    page.route(re.compile(r"/configuration/\?"), lambda route: held.append(route))  # noqa: PLW0108  (playwright marks its handlers)
+    form.locator("select[name=machine]").select_option(LAPTOP)
+    form.get_by_label("Directory").fill(str(laptop.work))
+    expect(form.get_by_role("button", name="Save")).to_be_disabled()
+    held[0].continue_()
+    page.unroute(re.compile(r"/configuration/\?"))
+    form.locator("select[name=harness]").select_option("shell")
+    expect(form.get_by_text(f"In or below {laptop.work}")).to_be_visible()
+    expect(form.get_by_role("button", name="Save")).to_be_enabled()
+    expect(form.get_by_label("Directory")).to_have_value(str(laptop.work))
+    form.get_by_role("button", name="Save").click()
+    expect(form.locator("output")).to_contain_text(f"Saved: builder lives on {LAPTOP}", timeout=PATIENT)
+    stored = agent(server, room)
+    assert (stored["machine"], stored["harness"], stored["directory"]) == (LAPTOP, "shell", str(laptop.work))
+    assert is_same_page(page)
+
+
+@pytest.mark.scenario(49)
+def test_an_offer_that_can_not_be_fetched_is_said_and_loses_nothing(laptop: Laptop, room: str, page: Page) -> None:
+    form = open_form(page)
+    form.get_by_text("Remote").click()
+    form.get_by_label("Directory").fill("/somewhere")
+    page.route(re.compile(r"/configuration/\?"), lambda route: route.fulfill(status=500, body="<!doctype html><title>Broken</title>"))
+    form.locator("select[name=machine]").select_option(LAPTOP)
+    expect(form.locator("output .error")).to_contain_text("The server refused this (500)")
+    expect(form.locator("select[name=machine]")).to_have_value(LAPTOP)
+    expect(form.get_by_label("Directory")).to_have_value("/somewhere")
+    expect(form.get_by_role("button", name="Save")).to_be_enabled()
 
 
 @pytest.mark.scenario(49)
