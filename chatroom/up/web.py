@@ -17,6 +17,7 @@ from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import reactor
 
 from chatroom import ending
+from chatroom.up.limits import allow_many_sockets
 from chatroom.up.parent import end_within
 
 logger = logging.getLogger("chatroom.web")
@@ -124,6 +125,7 @@ def serve(
         loop.add_signal_handler(number, server.begin_ending)
     # The loop holds tasks only weakly.
     tasks = [loop.create_task(keep_doing(function)) for function in background]
+    allow_many_sockets()
     tune_interpreter()
     with contextlib.suppress(KeyboardInterrupt):
         server.run()

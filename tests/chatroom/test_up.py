@@ -1,6 +1,7 @@
 """The rules of `up` that need no running program."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from chatroom import ending
 from chatroom.up.console import CannotStart
 from chatroom.up.home import LOG_LIMIT, Home
+from chatroom.up.limits import allow_many_sockets
 from chatroom.up.logs import LogTail, last_lines
 from chatroom.up.part import Backoff, Part, describe_exit
 from chatroom.up.port import address_of, check_port, names_of
@@ -190,3 +192,11 @@ def test_ending_tells_everybody_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ending.begin()
     ending.when_ending(lambda: told.append("late"))
     assert told == ["first", "late"]
+
+
+def test_a_system_that_refuses_more_files_is_not_quarrelled_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    allow_many_sockets()

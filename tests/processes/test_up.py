@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import socket
 
@@ -59,6 +60,19 @@ def test_ends_in_order_and_leaves_no_process(make_program: MakeProgram, number: 
     assert up.wait(within=10) == 0
     assert not [pid for pid in pids if is_alive(pid)]
     assert not list((program.home / "run").glob("*.pid"))
+
+
+def test_the_web_process_opens_as_many_sockets_as_the_system_allows(make_program: MakeProgram) -> None:
+    program = make_program()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        program.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert psutil.Process(program.part_pid("web")).rlimit(psutil.RLIMIT_NOFILE) == (hard, hard)
+    assert psutil.Process(program.part_pid("sweep")).rlimit(psutil.RLIMIT_NOFILE) == (256, hard)
+    program.stop()
 
 
 def test_ends_while_a_part_is_frozen_and_a_client_waits(make_program: MakeProgram) -> None:
