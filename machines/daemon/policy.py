@@ -246,6 +246,13 @@ def why_stop(wanted: Wanted | None, living: Living) -> str:
     return "restart" if living.generation != wanted.generation else ""
 
 
+def who_asked(asked: str | None, *, wanted: Wanted | None, living: Living) -> str | None:
+    """Of a process that has ended. An outdated one ended as asked for: its program may hear of a newer generation before its daemon does."""
+    if asked in {None, "deadline"} and wanted is not None and wanted.generation > living.generation:
+        return why_stop(wanted, living)
+    return asked
+
+
 def reconcile(snapshot: Mapping[int, Wanted], living: Mapping[int, Sequence[Living]]) -> tuple[list[int], list[tuple[int, Stop]]]:
     """Runs to adopt, and runs to end, for everything that lives here: at most one per agent stays, the newest of the current generation."""
     adopted: list[int] = []

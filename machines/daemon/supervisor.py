@@ -243,8 +243,9 @@ class Supervisor:
     async def conclude_process(self, process: AgentProcess) -> None:
         """Reports how it ended at once; the next step waits until nothing of it is left."""
         record = await process.ended()
-        note = process.directory.note()
+        note, living = process.directory.note(), Living(process.info.run, process.info.generation)
         asked = process.directory.asked() or self.to_abort.get(process.info.run)
+        asked = policy.who_asked(asked, wanted=self.entry.wanted if self.entry else None, living=living)
         ending = describe_ending(record, note, asked=asked, joined=process.joined, is_ours=process.is_ours)
         late = f"did not join within {self.around.limits.deadline:g} s" if asked == "deadline" else ""
         await self.conclude(process.info, ending, failure=classify(ending), message=late or describe_end(record, note), record=record)

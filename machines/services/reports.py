@@ -115,9 +115,22 @@ def apply_exit(run: Run, report: dict[str, Any]) -> None:
     run.asked = clean_line(report.get("asked") or run.asked, 20)
     run.last_lines = [clean_text(line) for line in (report.get("lines") or [])[-KEPT_LINES:]]
     run.verdict = next((known for known in VERDICTS if known == decision.get("verdict")), "")
-    message = clean_text(report.get("message")) or "ended"
-    finish_run(run, message=message, has_run=report["report"] == "run.exited", age=read_age(report))
+    message, has_run = clean_text(report.get("message")) or "ended", report["report"] == "run.exited"
+    excuse_outdated(run, has_run=has_run)
+    finish_run(run, message=message, has_run=has_run, age=read_age(report))
     settle_agent(run, decision, message=message)
+
+
+def excuse_outdated(run: Run, *, has_run: bool) -> None:
+    """A run that a newer generation replaces ended as asked for: its program may have heard of it before its daemon did."""
+    if run.verdict not in {"faulty", "transient"}:
+        return
+    newer = Placement.objects.filter(agent_id=run.agent_id, generation__gt=run.generation).first()
+    if newer is None:
+        return
+    run.verdict = "asked"
+    if has_run and run.asked in {"", "deadline"}:
+        run.asked = "stop" if newer.is_stopped else "restart"
 
 
 def read_age(report: dict[str, Any]) -> timedelta:

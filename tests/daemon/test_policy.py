@@ -27,6 +27,7 @@ from machines.daemon.policy import (
     judge,
     next_act,
     reconcile,
+    who_asked,
 )
 
 LIMITS = Limits()
@@ -126,6 +127,23 @@ def test_an_exit_somebody_asked_for_is_followed_at_once_or_by_nothing() -> None:
 )
 def test_the_verdict_on_an_ending(ending: Ending, verdict: Verdict) -> None:
     assert judge(ending) == verdict
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted", "who"),
+    [
+        (None, Wanted(3, "running"), None),
+        (None, Wanted(2, "running"), None),
+        (None, None, None),
+        (None, Wanted(4, "running"), "restart"),
+        (None, Wanted(4, "stopped"), "stop"),
+        ("deadline", Wanted(3, "running"), "deadline"),
+        ("deadline", Wanted(4, "running"), "restart"),
+        ("abort", Wanted(4, "running"), "abort"),
+    ],
+)
+def test_the_end_of_an_outdated_generation_was_asked_for(asked: str | None, wanted: Wanted | None, who: str | None) -> None:
+    assert who_asked(asked, wanted=wanted, living=Living(41, 3)) == who
 
 
 @given(histories, randoms)

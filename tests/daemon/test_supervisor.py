@@ -1,13 +1,14 @@
 import asyncio
 import os
 import signal
+from typing import Literal
 
 import pytest
 
 from machines.daemon.messages import PastExit
 from machines.daemon.policy import Limits
 from tests.daemon.fakes import SLEEPER, STUBBORN, Machine, entry, until
-from tests.daemon.processes import is_running
+from tests.daemon.processes import eventually, is_running
 
 CRASHING = "print('cannot go on', flush=True)\nraise SystemExit(3)"
 
@@ -193,6 +194,23 @@ async def test_restart_ends_the_old_run_first_then_starts_one_of_the_new_generat
     assert not is_running(first)
     assert machine.named("run.exited")[0]["asked"] == "restart"
     assert machine.named("agent.stopped") == []
+
+
+@pytest.mark.parametrize(("desired", "asked", "then"), [("running", "restart", "restart"), ("stopped", "stop", "none")])
+async def test_a_program_that_ends_itself_before_its_daemon_asks_has_ended_as_a_person_asked(
+    machine: Machine, desired: Literal["running", "stopped"], asked: str, then: str
+) -> None:
+    supervisor = machine.supervise(entry())
+    os.kill((await machine.report("run.launched"))["pid"], signal.SIGKILL)
+    eventually(supervisor.living().has_ended)  # the loop stands still meanwhile: the daemon hears of both at once
+    supervisor.update(entry(generation=2, desired=desired, command=91))
+    exited = await machine.report("run.exited")
+    assert (exited["asked"], exited["failure"], exited["signal"]) == (asked, "asked", signal.SIGKILL)
+    assert (exited["decision"]["do"], exited["decision"]["verdict"]) == (then, "asked")
+    assert list(machine.around.brake.deaths) == []
+    if desired == "running":
+        assert (await machine.report("run.launched", number=2))["generation"] == 2
+    assert [ask["attempt"] for ask in machine.link.asked] == ([1, 1] if desired == "running" else [1])
 
 
 async def test_start_stop_start_in_a_row_ends_with_one_process_of_the_last_word(machine: Machine) -> None:

@@ -17,9 +17,10 @@ from chatroom.errors import OutdatedClaim, RoleNotYours
 from chatroom.models import Event, Message, Task, TaskStatus, Token
 from chatroom.principals import resolve_token
 from chatroom.services.messages import send_message
-from machines.models import Desired, Placement, Run
+from machines.models import Desired, Placement, Run, RunState
+from machines.panel import count_restarts
 from machines.services.connection import finish_replay
-from machines.services.desire import restart_agent
+from machines.services.desire import restart_agent, stop_agent
 from machines.services.telling import snapshot
 from tests.factories import join, make_machine, make_placement, make_room
 
@@ -205,6 +206,54 @@ def test_in_a_fail_fast_room_a_poison_task_aborts_the_runs_of_the_others(alice: 
     assert dict(Task.objects.values_list("assigned_role", "status")) == {"builder": "failed", "reviewer": "failed"}
     command = daemons["reviewer"].command
     assert (command.act, command.run_id, command.state) == ("abort_run", daemons["reviewer"].run.pk, "pending")
+
+
+# --- ends of a run that a person has given up already
+
+
+@pytest.mark.parametrize(
+    ("act", "how"),
+    [(restart_agent, ("asked", "restart", RunState.COMPLETED)), (stop_agent, ("asked", "stop", RunState.COMPLETED))],
+    ids=["restart", "stop"],
+)
+@pytest.mark.parametrize("code", [1, 75])
+def test_a_program_that_ends_itself_before_its_daemon_asks_has_ended_as_a_person_asked(
+    daemon: Daemon, claim: Claim, act: Callable[..., object], how: tuple[str, str, str], code: int
+) -> None:
+    run = daemon.run
+    act(daemon.room.pk, role="builder", actor="alice")
+    for _ in range(2):  # the second is a repeat
+        assert daemon.exit(run, code, verdict="transient" if code == 75 else "faulty") is None
+    assert (daemon.run.verdict, daemon.run.asked, daemon.run.state) == how
+    assert daemon.agent.status == (AgentStatus.OFFLINE if act is stop_agent else AgentStatus.RESTARTING)
+    assert (task().status, task().crashes) == (TaskStatus.PENDING, 0)
+    assert [exit_["verdict"] for exit_ in snapshot(daemon.machine.pk)[0]["history"]] == ["asked"]
+    assert count_restarts([daemon.agent.pk]) == {}
+
+
+def test_an_outdated_run_that_could_not_be_started_says_why_and_counts_nothing(daemon: Daemon) -> None:
+    run = daemon.open()
+    restart_agent(daemon.room.pk, role="builder", actor="alice")
+    daemon.fail(run, "harness demo: program not found: demo")
+    assert (daemon.run.state, daemon.run.verdict) == (RunState.FAILED, "asked")
+    assert daemon.run.error_message == "harness demo: program not found: demo"
+    assert count_restarts([daemon.agent.pk]) == {}
+
+
+def test_a_machine_that_went_down_with_an_outdated_run_has_lost_it(daemon: Daemon) -> None:
+    run = daemon.start()
+    restart_agent(daemon.room.pk, role="builder", actor="alice")
+    daemon.exit(run, None, verdict="lost", failure="lost", do="none")
+    assert (daemon.run.state, daemon.run.verdict, daemon.run.asked) == (RunState.FAILED, "lost", "")
+
+
+def test_a_crash_of_the_newest_generation_is_a_crash(daemon: Daemon) -> None:
+    daemon.start()
+    restart_agent(daemon.room.pk, role="builder", actor="alice")
+    daemon.exit(daemon.run, 0, asked="restart")
+    daemon.exit(daemon.start(), 1)
+    assert (daemon.run.generation, daemon.run.verdict, daemon.run.state) == (2, "faulty", RunState.FAILED)
+    assert count_restarts([daemon.agent.pk]) == {daemon.agent.pk: 1}
 
 
 # --- history
