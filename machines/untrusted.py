@@ -5,7 +5,7 @@ from typing import Any
 
 # Escape sequences, whole where they are whole, and every other control character but tab and line feed.
 CONTROL = re.compile(
-    r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[PX^_][^\x1b]*(\x1b\\)?|[@-_])|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]"
+    r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[PX^_][^\x1b]*(\x1b\\)?|[ -/]+[0-~]|[0-~])|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]"
 )
 LONGEST = 2000
 DEEPEST = 10

@@ -17,6 +17,7 @@ PIECES = [
     b"\x1b]8;;http://x\x1b\\",
     b"\x1bP1$r\x1b\\",
     b"\x1bM",
+    b"\x1b(B",
     b"\x1b]0;t",
     b"\x1b[3",
     b"\x1b",

@@ -22,6 +22,7 @@ from machines.services.connection import (
     note_silence,
     revive_machine,
 )
+from machines.untrusted import clean_text
 from tests.factories import make_machine
 
 from .playing import Daemon, Program, newest_event, triggers
@@ -129,6 +130,13 @@ def test_what_a_machine_says_of_itself_is_cleaned() -> None:
     )
     assert (hello.platform, hello.offer.allow_dirs, hello.runs) == ("Linux?", [], [])
     assert hello.offer.harnesses == [{"name": "ab", "version": "", "models": [], "ok": True, "error": ""}]
+
+
+@pytest.mark.parametrize(
+    "sequence", ["\x1b[1;31m", "\x1b(B\x1b[m", "\x1b]0;title\x07", "\x1bP1$r\x1b\\", "\x1b7", "\x1b>", "\x1bc", "\x1b#8", "\x1bM"]
+)
+def test_nothing_of_a_control_sequence_is_left(sequence: str) -> None:
+    assert clean_text(f"be{sequence}fore\n") == "before\n"
 
 
 def test_a_configuration_read_again_is_offered_at_once(machine: Machine) -> None:
