@@ -247,7 +247,7 @@ def why_stop(wanted: Wanted | None, living: Living) -> str:
 
 
 def who_asked(asked: str | None, *, wanted: Wanted | None, living: Living) -> str | None:
-    """Of a process that has ended. An outdated one ended as asked for: its program may hear of a newer generation before its daemon does."""
+    """Of a process that has ended. An outdated one ended as asked for: its program may hear of the newer generation before its daemon."""
     if asked in {None, "deadline"} and wanted is not None and wanted.generation > living.generation:
         return why_stop(wanted, living)
     return asked
