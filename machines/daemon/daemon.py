@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -310,6 +311,8 @@ class Daemon:
                 await beat.act()
             except OSError as error:  # a full disk, a file that cannot be read: said, and tried again
                 self.say(f"{beat.name}: {error}")
+            except Exception:  # whatever it is: without its heartbeat this machine's agents would be declared dead
+                self.say(f"{beat.name}: unexpected error, going on\n{traceback.format_exc()}")
 
     async def send_heartbeat(self) -> None:
         vouched = [run for supervisor in self.supervisors.values() if (run := supervisor.vouched()) is not None]

@@ -1,5 +1,6 @@
 """The daemon's smaller parts: freezing, the brake, messages, the cache, the harness book."""
 
+import asyncio
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,11 +9,13 @@ import pytest
 
 from machines.daemon.brake import Brake
 from machines.daemon.cache import remember, remembered
+from machines.daemon.daemon import Beat, Daemon
 from machines.daemon.errors import StartRefused
 from machines.daemon.freezing import FreezeWatch
 from machines.daemon.messages import AgentEntry, BadMessage, Grant, PastExit, Settings
 from machines.daemon.past import Past
 from machines.daemon.policy import Exit, Limits
+from machines.daemon.process import first_of
 from machines.daemon.surroundings import HarnessBook
 from tests.daemon.fakes import entry
 from tests.daemon.server import agent_entry
@@ -36,6 +39,26 @@ def test_time_in_which_nobody_looked_does_not_count() -> None:
     watch.look(is_stopped=True, now=100.0)
     assert watch.look(is_stopped=True, now=3700.0) is None
     assert watch.look(is_stopped=True, now=3701.0) is None
+
+
+async def test_what_is_done_every_so_often_goes_on_whatever_happens_once() -> None:
+    said: list[str] = []
+    daemon, calls = Daemon.__new__(Daemon), iter([OSError("no room"), ZeroDivisionError("odd")])
+    daemon.say = said.append
+    enough = asyncio.Event()
+
+    async def act() -> None:
+        if (error := next(calls, None)) is not None:
+            raise error
+        enough.set()
+
+    keeping = asyncio.create_task(daemon.keep(Beat(lambda: 0.001, act, "heartbeat")))
+    await first_of(enough.wait(), asyncio.shield(keeping))
+    keeping.cancel()
+    assert enough.is_set()
+    assert said[0] == "heartbeat: no room"
+    assert said[1].startswith("heartbeat: unexpected error, going on\nTraceback")
+    assert "ZeroDivisionError: odd" in said[1]
 
 
 def test_while_the_brake_is_on_one_at_a_time_has_the_turn() -> None:
