@@ -188,12 +188,14 @@ def marked(directory: RunDirectory) -> list[psutil.Process]:
 
 
 async def end_marked(directory: RunDirectory, *, look: Callable[[RunDirectory], list[psutil.Process]] = marked) -> None:
-    """Kills what a killed shim could not end; looks again until nobody is left."""
+    """Kills what a killed shim could not end; looks again until nobody is left, less often at what a signal does not end at once."""
+    pause = 0.02
     while left := await asyncio.to_thread(look, directory):
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 2.0)
 
 
 async def first_of(*waits: Awaitable[Any]) -> set[int]:

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,7 +18,8 @@ from machines.daemon.freezing import FreezeWatch
 from machines.daemon.messages import AgentEntry, BadMessage, Grant, PastExit, Settings
 from machines.daemon.past import Past
 from machines.daemon.policy import Exit, Limits
-from machines.daemon.process import first_of
+from machines.daemon.process import end_marked, first_of
+from machines.daemon.runs import RunDirectory
 from machines.daemon.surroundings import HarnessBook
 from tests.daemon.fakes import entry
 from tests.daemon.server import agent_entry
@@ -59,6 +63,19 @@ async def test_what_is_done_every_so_often_goes_on_whatever_happens_once() -> No
     assert said[0] == "heartbeat: no room"
     assert said[1].startswith("heartbeat: unexpected error, going on\nTraceback")
     assert "ZeroDivisionError: odd" in said[1]
+
+
+async def test_a_process_that_does_not_go_is_looked_for_less_and_less_often(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    found: Iterator[list[Any]] = iter([[SimpleNamespace(kill=lambda: None)]] * 12 + [[]])
+    monkeypatch.setattr("machines.daemon.process.asyncio.sleep", sleep)
+    await end_marked(RunDirectory(tmp_path), look=lambda directory: next(found))
+    assert pauses[:4] == [0.02, 0.04, 0.08, 0.16]
+    assert pauses[-1] == max(pauses) == 2.0
 
 
 def test_while_the_brake_is_on_one_at_a_time_has_the_turn() -> None:
