@@ -23,6 +23,7 @@ from machines.daemon.surroundings import HarnessBook, Surroundings
 from tests.daemon.processes import marked
 
 Found = TypeVar("Found")
+CRASHING = "print('cannot go on', flush=True)\nraise SystemExit(3)"
 SLEEPER = "import time\nprint('up', flush=True)\ntime.sleep(600)"
 STUBBORN = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{SLEEPER}"
 
