@@ -36,7 +36,8 @@ test: setup-dev
 	@scripts/run_tests.sh $(REPORTS)/embedded
 
 test-services: setup-dev
-	@DATABASE_URL="$(DATABASE_URL_FOR_TESTS)" REDIS_URL="$(REDIS_URL_FOR_TESTS)" scripts/run_tests.sh $(REPORTS)/services
+	@DATABASE_URL="$(DATABASE_URL_FOR_TESTS)" REDIS_URL="$(REDIS_URL_FOR_TESTS)" \
+	CHATROOM_SIMULATION_SEEDS=$${CHATROOM_SIMULATION_SEEDS:-50} scripts/run_tests.sh $(REPORTS)/services
 	@if [ -d $(REPORTS)/embedded ]; then $(BIN)/python scripts/compare_tests.py $(REPORTS)/embedded $(REPORTS)/services; \
 	else echo "not compared: $(REPORTS)/embedded is missing, run 'make test' first" >&2; exit 1; fi
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test on the stack the environment names, in three pytest calls, and prints the table of scenarios.
+# Runs every test on the stack the environment names, in four pytest calls, and prints the table of scenarios.
 # Sync Playwright and pytest-asyncio exclude each other in one process; the tests with real processes want few neighbours.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -26,8 +26,8 @@ call() {
     [ $status -eq 0 ] || failed+=("$name")
     printf '== %s: %s in %d s\n' "$name" "$([ $status -eq 0 ] && echo passed || echo "FAILED ($status)")" $((SECONDS - started))
 }
-# The simulation has a target of its own, make simulate: some of its seeds still break (CHANGELOG.md).
 call rules tests --ignore=tests/processes --ignore=tests/browser --ignore=tests/simulation -n "$parallel" --dist loadfile
+call simulation tests/simulation -n "$parallel" --dist worksteal
 call processes tests/processes -n "${TEST_SERVERS:-2}" --dist loadfile
 call browser tests/browser
 echo

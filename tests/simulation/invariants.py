@@ -12,7 +12,7 @@ from django.db.models import Q
 from agents.models import Agent, Claim
 from chatroom.errors import ChatroomError
 from chatroom.models import Event, Message, Task
-from machines.models import Run
+from machines.models import Placement, Run
 
 from .tables import ACTIVE, FIRST, HELD, LIVE, TABLES
 
@@ -60,9 +60,11 @@ class Checker:
         self.known: dict[tuple[str, int], str] = {}
         self.incarnations: dict[int, str] = {}
         self.desired: dict[int, str] = {}
+        self.exhausted: dict[int, tuple[int, int]] = {}  # agent: the placement and the machine in which it was given up
         self.answers: dict[str, Any] = {}
         self.accepted_messages: list[int] = []
-        self.beat_at, self.outage_ended = 0.0, float("-inf")
+        self.beat_at, self.beat_clock = 0.0, world.server_clock.now()
+        self.outage_ended, self.misled_until = float("-inf"), float("-inf")
         self.acts = 0
 
     def violated(self, invariant: str, what: str, *, error: BaseException | None = None) -> None:
@@ -117,11 +119,20 @@ class Checker:
             self.check_restart(event)
 
     def check_restart(self, event: tuple[Any, ...]) -> None:
-        _, _, pk, role, trigger, before, _, actor, _, _ = event
+        _, _, pk, role, trigger, _, _, actor, _, _ = event
         if Agent.objects.filter(pk=pk, kind="custom").exists():
             self.violated("7: a custom agent is never restarted", f"{role}: {trigger} by {actor}")
-        if trigger == "restart_initiated" and before == "dead_failed_revive" and actor not in self.world.people:
+        if trigger == "restart_exhausted":
+            self.exhausted[pk] = Placement.objects.values_list("pk", "machine_id").get(agent_id=pk)
+        elif trigger == "restart_initiated" and actor in self.world.people:
+            self.exhausted.pop(pk, None)
+        elif trigger == "restart_initiated" and self.is_exhausted(pk):
             self.violated("exhaustion is remembered", f"{role} was unrecoverable, and is restarted by {actor}")
+
+    def is_exhausted(self, agent_id: int) -> bool:
+        """No person has started it since. (What failed in one placement, on one machine, says nothing about another.)"""
+        pk, machine_id = self.exhausted.get(agent_id, (0, 0))
+        return Placement.objects.filter(pk=pk, machine_id=machine_id).exists()
 
     def check_reason(self, event: tuple[Any, ...]) -> None:
         """What is said of the cause is so."""
@@ -140,7 +151,7 @@ class Checker:
         """9, 54: whatever was waited for, a process is started only if it is wanted still."""
         run = Run.objects.select_related("agent__placement").get(pk=run_id)
         placement = run.agent.placement
-        if placement.desired_state != "running" or placement.is_exhausted or placement.machine_id != run.machine_id:
+        if placement.desired_state != "running" or self.is_exhausted(run.agent_id) or placement.machine_id != run.machine_id:
             self.violated(
                 "9: only what is wanted is started", f"run {run_id} of {run.agent.role} begins, which is {placement.desired_state}"
             )
@@ -158,9 +169,9 @@ class Checker:
         """1, 8: no timer declares anything during an outage of ours, nor in the quiet time after it; nobody heard of just now is dead."""
         _, subject, pk, role, trigger, _, _, _, reason, _ = event
         by_timer = trigger in {"heartbeat_expired", "restart_expired"} or (trigger == "disconnect" and "no sign of life for 45" in reason)
-        if not by_timer or self.world.clock_jumped:
-            return  # a clock that jumps while no pulse beats can't be told from one that does not
         now = self.world.loop.time()
+        if not by_timer or self.world.clock_jumped or now < self.misled_until:
+            return
         if now - self.beat_at > settings.PULSE_STALE_AFTER + 1 or now - self.outage_ended < settings.HEARTBEAT_TTL - 1:
             self.violated("8: quiet time", f"{subject} {role or pk}: {trigger} {now - self.outage_ended:.0f} s after an outage of ours")
         if trigger == "heartbeat_expired":
@@ -177,10 +188,14 @@ class Checker:
         return incarnation in {program.incarnation, f"run:{program.run}"} and program.is_running
 
     def note_beat(self) -> None:
-        now = self.world.loop.time()
-        if now - self.beat_at > settings.PULSE_STALE_AFTER or self.world.clock_jumped:
-            self.outage_ended, self.world.clock_jumped = now, False
-        self.beat_at = now
+        """An outage is what the server's clock shows of it: a jump that makes up for it, or is over by the next beat, can't be seen."""
+        now, clock = self.world.loop.time(), self.world.server_clock.now()
+        if abs((clock - self.beat_clock).total_seconds()) > settings.PULSE_STALE_AFTER:
+            self.outage_ended = now
+        elif self.world.clock_jumped or now - self.beat_at > settings.PULSE_STALE_AFTER:
+            self.misled_until = now + settings.HEARTBEAT_TTL
+        self.world.clock_jumped = False
+        self.beat_at, self.beat_clock = now, clock
 
     # What stands in the database
 
@@ -260,7 +275,7 @@ class Checker:
         now = self.world.loop.time()
         if self.world.violation is not None or self.beat_at <= started - settings.PULSE_STALE_AFTER + 1:
             return
-        if now - self.outage_ended < settings.HEARTBEAT_TTL + 1 or self.world.clock_jumped:
+        if now < max(self.outage_ended + settings.HEARTBEAT_TTL + 1, self.misled_until) or self.world.clock_jumped:
             return
         late = self.world.server_clock.at(started)
         for role, status in Agent.objects.filter(status__in=LIVE, lease_expires_at__lt=late).values_list("role", "status"):

@@ -13,6 +13,7 @@ from django.utils.module_loading import import_string
 
 from chatroom.prepared import Prepared
 
+from .plan import LOPSIDED
 from .running import Result, run_seed
 
 
@@ -74,8 +75,9 @@ class Hunt:
 
 
 def hunt(mutant: Mutant, *, seeds: int = 60, steps: int = 300) -> Hunt:
-    """Seed after seed, until one breaks that holds without the defect."""
-    for tried, seed in enumerate(dict.fromkeys([mutant.seed, *range(1, seeds + 1)]), start=1):
+    """Seed after seed, an ordinary one and a lopsided one in turn, until one breaks that holds without the defect."""
+    others = [seed for number in range(1, seeds // 2 + 1) for seed in (number, LOPSIDED + number)]
+    for tried, seed in enumerate(dict.fromkeys([mutant.seed, *others]), start=1):
         with applied(mutant):
             result = run_seed(seed, steps=steps)
         if result.violation is not None and run_seed(seed, steps=steps).violation is None:

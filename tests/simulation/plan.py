@@ -52,6 +52,8 @@ WEIGHTS: dict[str, float] = {
     "faults.second_daemon": 1,
     "faults.change_offer": 1,
 }
+# Seeds above this one draw weights of their own: some kinds never, some all the time. What needs a rare pair of disturbances shows there.
+LOPSIDED = 20_000
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def drawn(seed: int) -> Iterator[Disturbance]:
     """Busy and idle stretches, without end."""
     rng = Random(f"{seed}/plan")
     kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
+    if seed > LOPSIDED:
+        weights = [weight * rng.choice([0, 0.2, 1, 1, 4, 12]) for weight in weights]
     pace, at = rng.choice([0.3, 0.6, 1.0]), 1.0
     while True:
         at += pace * rng.choice([0.05, 0.5, 1.0, 2.0, 4.0]) * rng.random()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from django.apps import apps
 from django.db import connection
 
+from chatroom.errors import ChatroomError
 from machines.daemon.errors import LinkLost
 
 from .clock import VirtualLoop
@@ -58,8 +59,8 @@ async def end(world: World) -> None:
 
 def complain(world: World, context: dict[str, object]) -> None:
     error = context.get("exception")
-    if isinstance(error, LinkLost):
-        return  # nobody was left to hear it: the daemon was killed
+    if isinstance(error, LinkLost | ChatroomError):
+        return  # nobody was left to hear it: the daemon, or the program that was refused, was killed
     world.fail("no unexpected errors", f"{context.get('message')} {error!r}", error=error if isinstance(error, BaseException) else None)
 
 
