@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agents.models import Agent
+from chatroom import ending
 from chatroom.models import Notice, Task
 from chatroom.models.task import ACTIVE
 from machines.models import Placement
@@ -42,6 +43,8 @@ def calm(world: "World") -> None:
     for host in world.hosts:
         host.is_calm = True
         host.heal()
+    if ending.ending:
+        world.web.kill()  # it was told to end, and the story of that is over
     if not world.web.is_up:
         world.web.start()
     world.background.start()
