@@ -57,7 +57,7 @@ class MachineConsumer(QuickConsumer):
         self.wake = asyncio.Event()
         self.sent: dict[int, str] = {}
         try:
-            self.known = await in_db(resolve_machine, self.secret)
+            self.known = await in_read(resolve_machine, self.secret)
             await self.accept()
         except NotSignedIn:
             await self.close()

@@ -27,6 +27,8 @@ WebRequest._parsePOSTFormSubmission = False
 # Consumers may say a last word, then sockets are closed, then requests in flight get a moment, then everything ends.
 GOODBYE_LIMIT, CLOSE_LIMIT, HARD_LIMIT = 0.2, 2.0, 4.5
 SERVICE_RESTART = 1012
+# When all come back at once after an outage, each waits for its turn; the clients wait no longer than this either.
+HANDSHAKE_LIMIT = 20
 LOOK_INTERVAL = 0.05
 
 
@@ -117,6 +119,8 @@ def serve(
         ping_interval=ping_interval,
         ping_timeout=ping_timeout,
         websocket_timeout=-1,  # waiting for work may take days
+        websocket_handshake_timeout=HANDSHAKE_LIMIT,
+        websocket_connect_timeout=3 * HANDSHAKE_LIMIT,  # never: it would answer 403, and a client takes that for its token's end
         server_name="",
         verbosity=1,
     )

@@ -19,6 +19,7 @@ from agents.services.presence import renew_lease
 from chatroom.db import executors, in_db
 from chatroom.models import Event, Room, Task, Token
 from chatroom.services.messages import send_message
+from machines.services.registration import register_machine
 from tests.factories import agent_token, make_agent, token_of
 
 from .conftest import PATIENCE, agent_socket, knock
@@ -271,6 +272,19 @@ async def test_a_blocked_work_executor_stops_no_renewal(token: str, room: Room, 
             assert not any(job.done() for job in blocked)
         finally:
             release.set()
+
+
+@pytest.mark.parametrize("path", ["/ws/agent/", "/ws/machine/"])
+async def test_a_blocked_work_executor_stops_no_handshake(token: str, room: Room, alice: User, path: str) -> None:
+    secret = token if path == "/ws/agent/" else (await in_db(register_machine, "laptop-9", platform="", owner=alice))[1]
+    release = threading.Event()
+    blocked = [executors.work.submit(release.wait, 30) for _ in range(2 * executors.work._max_workers)]
+    try:
+        is_open, _ = await knock(secret, path).connect(timeout=PATIENCE)
+        assert is_open
+        assert not any(job.done() for job in blocked)
+    finally:
+        release.set()
 
 
 async def test_a_look_for_work_that_hangs_stops_no_renewal(token: str, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
