@@ -102,5 +102,5 @@ NUMBERS: Mapping[str, float] = {
     "WAITER_RECHECK_INTERVAL": 6,
     "FEED_RECHECK_INTERVAL": 8,
     "JOB_RESEND_AFTER": 20,
-    "IDEMPOTENCY_RETENTION": 3600,
+    "IDEMPOTENCY_RETENTION": 4 * 3600,  # longer than the clock may jump
 }
