@@ -13,12 +13,13 @@ from django.db import DatabaseError, InterfaceError
 
 from agents import waiters
 from agents.models import run_incarnation
-from agents.services import abandon_offer, confirm_delivery, disconnect_agent, join_agent, leave_agent, offer_next, renew_lease, show_life
+from agents.services import abandon_offer, confirm_delivery, disconnect_agent, join_agent, leave_agent, offer_next, renew_leases, show_life
 from agents.services.claims import Offer
 from agents.services.presence import Hello, Joined
 from chatroom import ending
-from chatroom.db import in_db, in_liveness, in_read
+from chatroom.db import in_db, in_read
 from chatroom.errors import ChatroomError, Invalid, NotSignedIn, Superseded
+from chatroom.gathering import Gathered
 from chatroom.models import TokenKind
 from chatroom.principals import bearer_of, resolve_token
 from chatroom.sockets import QuickConsumer
@@ -26,6 +27,7 @@ from chatroom.sockets import QuickConsumer
 log = logging.getLogger(__name__)
 PROTOCOL = 1
 OFFER_TIMEOUT = 20
+renew_together = Gathered(renew_leases)
 BAD_REQUEST, REFUSED, SUPERSEDED, TRY_AGAIN, ABNORMAL = 4400, 4403, 4409, 1013, 1006
 
 
@@ -171,7 +173,7 @@ class AgentConsumer(QuickConsumer):
 
     async def renew(self, message: dict[str, Any]) -> None:
         joined, answer = self.require_joined(), "ok"
-        if not await in_liveness(renew_lease, joined.agent_id, incarnation=self.incarnation):
+        if not await renew_together((joined.agent_id, self.incarnation)):
             answer = await in_db(show_life, joined.agent_id, room_id=joined.room.pk, incarnation=self.incarnation)
         await self.say("renewed", answer=answer, lease_seconds=settings.HEARTBEAT_TTL)
         if answer == "resume" and self.waiter is not None:

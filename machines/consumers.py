@@ -14,6 +14,7 @@ from django.db import DatabaseError, InterfaceError
 from chatroom import ending
 from chatroom.db import in_db, in_liveness, in_read
 from chatroom.errors import ChatroomError, Invalid, NotAllowed, NotSignedIn, Superseded
+from chatroom.gathering import Gathered
 from chatroom.hub import hub
 from chatroom.models import TokenKind
 from chatroom.principals import bearer_of, resolve_token
@@ -34,6 +35,7 @@ BAD_REQUEST, REFUSED, SECOND, TRY_AGAIN = 4400, 4403, 4409, 1013
 AWAY = (DatabaseError, InterfaceError)
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 LOOK_INTERVAL = 0.5
+note_together = Gathered(service.note_lives)
 
 
 def resolve_machine(secret: str) -> Machine:
@@ -103,7 +105,7 @@ class MachineConsumer(QuickConsumer):
     async def note_life(self) -> None:
         """Any message is a sign of life; it goes its own cheap way."""
         self.heard_at = time.monotonic()
-        if self.machine is not None and not await in_liveness(service.note_life, self.machine.pk, connection=self.connection):
+        if self.machine is not None and not await note_together((self.machine.pk, self.connection)):
             await in_db(service.revive_machine, self.machine.pk, connection=self.connection)
 
     async def hello(self, message: dict[str, Any]) -> None:

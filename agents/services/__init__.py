@@ -1,5 +1,5 @@
 from .claims import ClaimLost, abandon_offer, confirm_delivery, offer_next, release_claim
-from .presence import Hello, Joined, disconnect_agent, dismiss_agent, join_agent, leave_agent, renew_lease, show_life
+from .presence import Hello, Joined, disconnect_agent, dismiss_agent, join_agent, leave_agent, renew_lease, renew_leases, show_life
 from .prompts import build_prompt, start_command
 from .work import complete_task, fail_task, handoff, report_progress, start_task
 
@@ -20,6 +20,7 @@ __all__ = [
     "offer_next",
     "release_claim",
     "renew_lease",
+    "renew_leases",
     "report_progress",
     "show_life",
     "start_command",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from django.conf import settings
+from django.db import transaction
 from django.db.models import Case, F, When
 from django.db.models.functions import Least
 from django.utils.timezone import now
@@ -111,6 +112,19 @@ def renew_lease(agent_id: int, *, incarnation: str) -> bool:
     waiting = Case(When(status=AgentStatus.READY, then=leases.waiting_lease()), default=F("lease_expires_at"))
     current = Agent.objects.filter(pk=agent_id, incarnation=incarnation, status__in=LIVE)
     return current.update(lease_expires_at=waiting, last_seen_at=now()) == 1
+
+
+def renew_leases(renewals: list[tuple[int, str]]) -> list[bool]:
+    """As `renew_lease` for each agent and incarnation, in one transaction. Whose row is locked now is waited for alone, after the others."""
+    together: set[tuple[int, str]] = set()
+    if len(renewals) > 1:
+        with transaction.atomic():
+            asked = Agent.objects.filter(pk__in=[agent_id for agent_id, _ in renewals], status__in=LIVE)
+            free = asked.order_by("pk").select_for_update(skip_locked=True, of=("self",))
+            together = set(free.values_list("pk", "incarnation")) & set(renewals)
+            waiting = Case(When(status=AgentStatus.READY, then=leases.waiting_lease()), default=F("lease_expires_at"))
+            Agent.objects.filter(pk__in=[agent_id for agent_id, _ in together]).update(lease_expires_at=waiting, last_seen_at=now())
+    return [renewal in together or renew_lease(renewal[0], incarnation=renewal[1]) for renewal in renewals]
 
 
 def show_life(agent_id: int, *, room_id: int, incarnation: str) -> str:

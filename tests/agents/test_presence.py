@@ -67,6 +67,28 @@ def test_a_renewal_is_one_statement(room: Room, alice: User, django_assert_num_q
         assert renew_lease(agent_id, incarnation=program.incarnation)
 
 
+def test_renewals_that_come_together_are_written_together_each_for_its_own_incarnation(
+    room: Room, alice: User, pulse: Pulse, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    from agents.services import renew_leases
+
+    builder, reviewer = (Program(room, alice, role=role).connect() for role in ("builder", "reviewer"))
+    asked = [(builder.agent.pk, builder.incarnation), (reviewer.agent.pk, reviewer.incarnation)]
+    for program in (builder, reviewer):
+        set_lease(program.agent, 20)
+    with django_assert_max_num_queries(4):
+        assert renew_leases(asked) == [True, True]
+    assert seconds_left(builder.agent) > 80
+    assert seconds_left(reviewer.agent) > 80
+    for program in (builder, reviewer):
+        set_lease(program.agent, 20)
+    assert renew_leases([asked[0], (reviewer.agent.pk, builder.incarnation)]) == [True, False]
+    assert seconds_left(builder.agent) > 80
+    assert seconds_left(reviewer.agent) < 21
+    declare_dead(reviewer)
+    assert renew_leases(asked) == [True, False]
+
+
 @pytest.mark.scenario(3)
 def test_the_older_start_is_superseded_and_the_lease_of_the_newer_one_is_not_touched(room: Room, alice: User) -> None:
     older, newer = Program(room, alice).connect(), Program(room, alice).connect()

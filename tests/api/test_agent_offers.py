@@ -12,7 +12,7 @@ from django.utils.timezone import now
 
 from agents import consumers, waiters
 from agents.models import Agent, AgentStatus, Claim
-from agents.services import leave_agent
+from agents.services import leave_agent, presence
 from chatroom import ending
 from chatroom.db import in_db
 from chatroom.models import Event, Room, Task, TaskStatus
@@ -284,7 +284,7 @@ async def test_a_server_without_its_database_asks_to_come_back_and_keeps_the_lea
 
     async with agent_socket(token) as socket:
         await socket.join(room)
-        monkeypatch.setattr(consumers, "renew_lease", away)
+        monkeypatch.setattr(presence, "renew_lease", away)
         await socket.say("renew")
         await socket.hear("retry")
         assert await socket.closing_code() == 1013

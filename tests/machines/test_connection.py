@@ -19,6 +19,7 @@ from machines.services.connection import (
     finish_replay,
     note_absence,
     note_life,
+    note_lives,
     note_silence,
     revive_machine,
 )
@@ -224,6 +225,19 @@ def test_a_sign_of_life_of_a_connected_machine_is_one_update_without_event(machi
     assert seen is not None
     assert now() - seen < SECOND
     assert not Event.objects.filter(subject="machine").exists()
+
+
+def test_signs_of_life_that_come_together_are_written_together(
+    machine: Machine, alice: Any, pulse: Pulse, django_assert_max_num_queries: Any
+) -> None:
+    other, gone = make_machine(alice, "build-02", connection="socket-7"), make_machine(alice, "build-03", connection="socket-8")
+    note_silence(gone.pk, connection="socket-8", trigger="disconnect", reason="no sign of life")
+    signs = [(machine.pk, "socket-1"), (other.pk, "socket-1"), (other.pk, "socket-7"), (gone.pk, "socket-8")]
+    for one in (machine, other, gone):
+        be_silent(one, 3)
+    with django_assert_max_num_queries(6):
+        assert note_lives(signs) == [True, False, True, False]
+    assert [now() - (again(one).last_seen_at or now()) < SECOND for one in (machine, other, gone)] == [True, True, False]
 
 
 def test_a_displaced_sockets_silence_means_nothing(machine: Machine, pulse: Pulse) -> None:
