@@ -26,7 +26,7 @@ from machines.services.connection import Introduction, SecondInstance
 from machines.services.opening import look_at_join, open_run
 from machines.services.pings import keep_answer
 from machines.services.reports import receive_report
-from machines.services.telling import dispatch_commands, keep_log, snapshot
+from machines.services.telling import dispatch_commands, glance, keep_log, snapshot
 from machines.untrusted import clean_line, read_id
 
 log = logging.getLogger(__name__)
@@ -134,21 +134,32 @@ class MachineConsumer(QuickConsumer):
 
     async def keep_sending(self, machine: Machine) -> None:
         """Commands, and agents whose configuration changed: on every hint, and now and then, for a hint may be lost."""
+        seen: tuple[Any, ...] | None = None
         while True:
+            is_hinted = await self.wait_for_hint()
             try:
-                async with asyncio.timeout(settings.FEED_RECHECK_INTERVAL):
-                    await self.wake.wait()
-            except TimeoutError:
-                pass
-            self.wake.clear()
-            try:
-                await self.send_news(machine)
+                # Before the look itself: what changes meanwhile is found by the next one.
+                found = await in_read(glance, machine.pk)
+                if is_hinted or found != seen:
+                    seen = None
+                    await self.send_news(machine)
+                seen = found
             except AWAY as error:
                 log.warning("nothing can be sent to %s now: %s", machine.name, error)
                 await asyncio.sleep(1)
             except Exception:
                 log.exception("what %s is to be told could not be read; the next look is in a second", machine.name)
                 await asyncio.sleep(1)
+
+    async def wait_for_hint(self) -> bool:
+        """False when it is time to look without one."""
+        try:
+            async with asyncio.timeout(settings.FEED_RECHECK_INTERVAL):
+                await self.wake.wait()
+        except TimeoutError:
+            return False
+        self.wake.clear()
+        return True
 
     async def send_news(self, machine: Machine) -> None:
         for message in await in_db(dispatch_commands, machine.pk):

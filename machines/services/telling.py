@@ -28,6 +28,25 @@ def snapshot(machine_id: int, *, agent_ids: Iterable[int] | None = None) -> list
     ]
 
 
+def glance(machine_id: int) -> tuple[Any, ...]:
+    """Another one whenever the snapshot has changed: two narrow queries, for the looks that hardly ever find anything."""
+    wanted = Placement.objects.filter(machine_id=machine_id).order_by("agent_id")
+    in_flight = Command.objects.in_flight().filter(machine_id=machine_id).order_by("pk")
+    return (
+        *wanted.values_list(
+            "agent_id",
+            "mode",
+            "desired_state",
+            "generation",
+            "exhausted_generation",
+            "current_run",
+            "current_run__joined_at",
+            "current_run__ended_at",
+        ),
+        *in_flight.values_list("pk", "state"),
+    )
+
+
 def describe_placement(placement: Placement, *, command: int | None, history: list[dict[str, Any]]) -> dict[str, Any]:
     run = placement.current_run
     return {

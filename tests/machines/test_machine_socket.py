@@ -1,5 +1,6 @@
 """`/ws/machine/`: refusals first, then hello, reports, snapshot, and asking, as in docs/protocol-machine.md."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from machines.models import Command, Machine, MachineStatus, Run
 from machines.services.configuration import configure_agent
 from machines.services.desire import abort_run, start_agent, stop_agent
 from machines.services.registration import register_machine, revoke_machine
+from machines.services.telling import glance, snapshot
 from tests.api.conftest import PATIENCE, knock
 from tests.factories import agent_token, token_of
 
@@ -252,6 +254,33 @@ async def test_a_lost_hint_costs_seconds_and_no_command(
         await socket.come_up()
         await in_db(start_agent, room.pk, role="builder", actor="alice")
         assert (await socket.hear_in_time("command"))["act"] == "start_agent"
+
+
+async def test_a_look_that_finds_nothing_new_reads_no_snapshot(
+    token: str, played: Daemon, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.FEED_RECHECK_INTERVAL = 0.05
+    glances, snapshots = list[Any](), list[Any]()
+
+    def kept(look: Callable[[int], Any], results: list[Any]) -> Callable[[int], Any]:
+        def look_and_keep(machine_id: int) -> Any:
+            results.append(look(machine_id))
+            return results[-1]
+
+        return look_and_keep
+
+    monkeypatch.setattr(consumers, "glance", kept(glance, glances))
+    monkeypatch.setattr(consumers, "snapshot", kept(snapshot, snapshots))
+    async with daemon_socket(token) as socket:
+        await socket.come_up()
+        await until(lambda: len(glances) > 3)
+        before = len(snapshots)
+        await until(lambda: len(glances) > 8)
+        assert (len(snapshots), len(set(glances))) == (before, 1)
+        monkeypatch.setattr("machines.hints.machine_changed", lambda machine_id: None)
+        await in_db(start_agent, played.room.pk, role="builder", actor="alice")
+        await socket.hear_in_time("command", act="start_agent")
+        assert len(set(glances)) > 1
 
 
 async def test_a_command_lost_on_the_way_is_in_the_next_snapshot(token: str, room: Room) -> None:
