@@ -10,12 +10,12 @@ from django.utils.timezone import now
 from agents import leases, signals
 from agents.models import Agent, AgentKind, AgentStatus, Claim, Incarnation, Outcome
 from agents.models.agent import LIVE, AgentQuerySet
-from agents.services.claims import announce_pending, lock_agent, release_claim, release_open_claim
+from agents.services.claims import PENDING_TASK, announce_pending, lock_agent, release_claim, release_open_claim
 from chatroom import notices
 from chatroom.events import move
 from chatroom.models import Pulse, Room, Task, TaskStatus
-from chatroom.services.rooms import room_locked
 from chatroom.models.task import patience_of
+from chatroom.services.rooms import room_locked
 from chatroom.services.tasks import lock_task
 from chatroom.sweep import AHEAD, BATCH, each_due, is_quiet, step
 
@@ -72,8 +72,8 @@ def expire_lease(room_id: int, agent_id: int) -> bool:
         reason = f"its lease ran out: {seen}"
         task_id = release_open_claim(agent, outcome=Outcome.LEASE_EXPIRED, actor="sweep", reason=f"{agent.role} is dead: {reason}")
         move(agent, "heartbeat_expired", actor="sweep", reason=reason, error_message=reason)
-        if task_id and agent.is_custom:
-            tell_that_it_waits(room, agent, Task.objects.get(pk=task_id))
+        if task_id and agent.is_custom and (task := PENDING_TASK.first(task=task_id)):
+            tell_that_it_waits(room, agent, task)
         signals.agent_lost.send(Agent, agent=agent)
         announce_pending(task_id)
         return True

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from bench.server import Database
+from bench.server import REDIS, Database
 
 DUE = 100
 ROOM_AGENTS = 100
@@ -31,7 +31,8 @@ def main() -> None:
     print(f"one sweep, {DUE} agents due, each holding a task; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     for share in (10, 1):
         with Database() as database, tempfile.TemporaryDirectory(prefix="chatroom-bench-") as home:
-            environment = os.environ | {"DATABASE_URL": database.url, "CHATROOM_HOME": home}
+            environment = os.environ | {"DATABASE_URL": database.url, "REDIS_URL": REDIS, "CHATROOM_HOME": home}
+            environment["PGOPTIONS"] = "-c synchronous_commit=off"  # as manage.py sweep does
             sizes = [f"--agents={options.agents // share}", f"--tasks={options.tasks // share}", f"--rounds={options.rounds}"]
             subprocess.run([sys.executable, "-m", "bench.sweeping", "--inside", *sizes], env=environment, check=True)
 

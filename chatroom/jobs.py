@@ -12,6 +12,7 @@ from django.db.models import Q
 from django.utils.timezone import now
 
 from .models import Job, JobState
+from .prepared import insert
 
 log = logging.getLogger(__name__)
 Handler = Callable[..., None]
@@ -26,7 +27,7 @@ def job(function: Handler) -> Handler:
 
 
 def enqueue(kind: str, **payload: Any) -> Job:
-    row = Job.objects.create(kind=kind, payload=payload)
+    row = insert(Job(kind=kind, payload=payload))
     transaction.on_commit(lambda: send_job(row.pk))
     return row
 

@@ -6,17 +6,22 @@ from django.utils.timezone import now
 from .events import record_event
 from .jobs import enqueue, job
 from .models import Notice, Room, Task
+from .prepared import Prepared, insert
 from .services.messages import post_notice
 from .services.rooms import room_locked
 
 
 def tell(room: Room, episode: str, *, text: str, task: Task | None = None) -> bool:
     """Under the room's lock. False if people were told in this episode already."""
-    notice, is_new = Notice.objects.get_or_create(episode=episode, defaults={"room": room, "task": task, "text": text})
-    if is_new:
-        post_notice(room, text, task=task)
-        enqueue("pass_on_notice", notice_id=notice.pk)
-    return is_new
+    if TOLD.exists(episode=episode):
+        return False
+    notice = insert(Notice(episode=episode, room=room, task=task, text=text))
+    post_notice(room, text, task=task)
+    enqueue("pass_on_notice", notice_id=notice.pk)
+    return True
+
+
+TOLD = Prepared[Notice](lambda episode: Notice.objects.filter(episode=episode).values("pk")[:1])
 
 
 @job

@@ -12,6 +12,7 @@ from django.db.models import Q
 from django.utils.timezone import now
 
 from .models import IdempotencyRecord, Job, JobState, Pulse
+from .prepared import Prepared
 
 log = logging.getLogger(__name__)
 BATCH = 500
@@ -68,10 +69,13 @@ def try_one(act: Callable[[int, int], bool], room_id: int, pk: int) -> bool:
 
 def is_quiet() -> bool:
     """After an outage of ours everybody first gets the chance to say that they live: no timer declares anything until then."""
-    pulse = Pulse.objects.filter(pk=1).first()
+    pulse = PULSE.first(pulse=1)
     if pulse is None:
         return True
     return pulse.quiet_until > now() or pulse.beat_at < now() - timedelta(seconds=settings.PULSE_STALE_AFTER)
+
+
+PULSE = Prepared[Pulse](lambda pulse: Pulse.objects.filter(pk=pulse))
 
 
 def is_past(field: str, seconds: float) -> Q:

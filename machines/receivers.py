@@ -10,6 +10,7 @@ from chatroom import notices
 from chatroom import signals as room_signals
 from chatroom.errors import RoleNotYours, WrongState
 from chatroom.models import Task, TaskStatus
+from chatroom.prepared import Prepared
 from chatroom.principals import Principal
 from machines.models import Run
 from machines.services.desire import Hindrance, Locked, abort_run, is_coming, lock_placement, wake_locked, why_not_wakeable
@@ -35,15 +36,20 @@ def complete_start(agent: Agent, principal: Principal, **_: Any) -> None:
 def wake_for_task(task: Task, **_: Any) -> None:
     if task.status != TaskStatus.PENDING:
         return  # an agent that waited here has it already
-    agent = Agent.objects.filter(room_id=task.room_id, role=task.assigned_role, kind=AgentKind.REMOTE).first()
-    if agent is not None and not agent.is_live:
+    agent = AGENT_OF.first(room=task.room_id, role=task.assigned_role)
+    if agent is not None and agent.kind == AgentKind.REMOTE and not agent.is_live:
         wake_or_tell(lock_placement(task.room, agent.role), task)
+
+
+AGENT_OF = Prepared[Agent](lambda room, role: Agent.objects.filter(room=room, role=role))
 
 
 @receiver(agent_signals.agent_lost)
 def wake_lost_agent(agent: Agent, **_: Any) -> None:
+    if agent.kind != AgentKind.REMOTE:
+        return
     task = Task.objects.filter(room_id=agent.room_id, assigned_role=agent.role, status=TaskStatus.PENDING).first()
-    if task is not None and agent.kind == AgentKind.REMOTE:
+    if task is not None:
         wake_or_tell(lock_placement(agent.room, agent.role), task)
 
 

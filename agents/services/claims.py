@@ -53,7 +53,10 @@ LOCKED_AGENT = {
 
 
 def open_claim_of(agent: Agent) -> Claim | None:
-    return Claim.objects.open().filter(agent=agent).select_related("task__message").first()
+    return OPEN_CLAIM_OF.first(agent=agent.pk)
+
+
+OPEN_CLAIM_OF = Prepared[Claim](lambda agent: Claim.objects.open().filter(agent=agent).select_related("task__message"))
 
 
 def offer_next(agent_id: int, *, room_id: int, incarnation: str, connection: str) -> Offer | None:
@@ -181,11 +184,16 @@ def end_claim(claim: Claim, *, outcome: str, actor: str) -> None:
 def release_claim(claim: Claim, *, outcome: str, actor: str, reason: str) -> Task:
     """Ends the claim; its task is pending again and keeps its role. The caller decides about the agent, then calls `announce_pending`."""
     end_claim(claim, outcome=outcome, actor=actor)
-    task = Task.objects.select_for_update(of=("self",)).get(pk=claim.task_id)
+    task = LOCKED_TASK.first(task=claim.task_id)
+    if task is None:
+        raise Task.DoesNotExist(f"claim {claim.key} is of task {claim.task_id}, which is gone")
     if task.is_held:
         trigger = "recover_stuck_acknowledged" if task.status == TaskStatus.ACKNOWLEDGED else "recover_orphaned"
         move(task, trigger, actor=actor, reason=reason)
     return task
+
+
+LOCKED_TASK = Prepared[Task](lambda task: Task.objects.select_for_update(of=("self",)).filter(pk=task))
 
 
 def release_open_claim(agent: Agent, *, outcome: str, actor: str, reason: str) -> int | None:
@@ -195,9 +203,12 @@ def release_open_claim(agent: Agent, *, outcome: str, actor: str, reason: str) -
 
 
 def announce_pending(task_id: int | None) -> None:
-    task = Task.objects.select_related("room", "message").filter(pk=task_id or 0, status=TaskStatus.PENDING).first()
+    task = PENDING_TASK.first(task=task_id) if task_id else None
     if task is not None:
         signals.task_pending.send(Task, task=task)
+
+
+PENDING_TASK = Prepared[Task](lambda task: Task.objects.select_related("room", "message").filter(pk=task, status=TaskStatus.PENDING))
 
 
 def resumable_claim(agent: Agent) -> Claim | None:
