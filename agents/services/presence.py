@@ -14,6 +14,7 @@ from agents.models.agent import LIVE
 from chatroom.errors import Invalid, NotAllowed, NotFound, RoleNotYours, Superseded
 from chatroom.events import move
 from chatroom.models import Room, Task, TaskStatus
+from chatroom.prepared import Prepared
 from chatroom.principals import Principal
 from chatroom.services.rooms import require_role, room_locked
 
@@ -115,7 +116,7 @@ def renew_lease(agent_id: int, *, incarnation: str) -> bool:
 
 
 def renew_leases(renewals: list[tuple[int, str]]) -> list[bool]:
-    """As `renew_lease` for each agent and incarnation, in one transaction. Whose row is locked now is waited for alone, after the others."""
+    """As `renew_lease` for each agent and incarnation, in one transaction. Whose row is locked is waited for alone, after the others."""
     together: set[tuple[int, str]] = set()
     if len(renewals) > 1:
         with transaction.atomic():
@@ -194,15 +195,20 @@ class WaiterState:
     ended_by: dict[str, str] = field(default_factory=dict)
 
 
+ROLES_WITH_WORK = Prepared[Task](
+    lambda room: Task.objects.filter(room=room, status=TaskStatus.PENDING).order_by().values_list("assigned_role")
+)
+SPEAKERS = Prepared[Agent](lambda room: Agent.objects.filter(room=room).values_list("pk", "role", "status", "incarnation", "connection"))
+
+
 def look_after_waiters(room_id: int) -> dict[int, WaiterState]:
     """Who speaks for each agent of the room now, and whether there is work for it. Two queries; a third only if somebody was displaced."""
     from agents import waiters
 
-    roles_with_work = set(Task.objects.filter(room_id=room_id, status=TaskStatus.PENDING).values_list("assigned_role", flat=True))
-    rows = Agent.objects.filter(room_id=room_id).values_list("pk", "role", "status", "incarnation", "connection")
+    roles_with_work = {role for (role,) in ROLES_WITH_WORK.fetch({"room": room_id})}
     states = {
         pk: WaiterState(incarnation, connection, status == AgentStatus.READY and role in roles_with_work)
-        for pk, role, status, incarnation, connection in rows
+        for pk, role, status, incarnation, connection in SPEAKERS.fetch({"room": room_id})
         if waiters.are_here(pk)
     }
     displaced = waiters.displaced(room_id, {pk: state.incarnation for pk, state in states.items()})

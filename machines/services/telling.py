@@ -6,6 +6,7 @@ from typing import Any
 from django.db import transaction
 
 from chatroom.events import move
+from chatroom.prepared import Prepared
 from chatroom.services.rooms import room_locked
 from chatroom.unit import one_unit
 from machines import hints
@@ -28,23 +29,22 @@ def snapshot(machine_id: int, *, agent_ids: Iterable[int] | None = None) -> list
     ]
 
 
+PLACED = Prepared[Placement](
+    lambda machine: (
+        Placement.objects.filter(machine=machine)
+        .order_by("agent_id")
+        .values_list(
+            *("agent_id", "mode", "desired_state", "generation", "exhausted_generation"),
+            *("current_run", "current_run__joined_at", "current_run__ended_at"),
+        )
+    )
+)
+IN_FLIGHT = Prepared[Command](lambda machine: Command.objects.in_flight().filter(machine=machine).order_by("pk").values_list("pk", "state"))
+
+
 def glance(machine_id: int) -> tuple[Any, ...]:
     """Another one whenever the snapshot has changed: two narrow queries, for the looks that hardly ever find anything."""
-    wanted = Placement.objects.filter(machine_id=machine_id).order_by("agent_id")
-    in_flight = Command.objects.in_flight().filter(machine_id=machine_id).order_by("pk")
-    return (
-        *wanted.values_list(
-            "agent_id",
-            "mode",
-            "desired_state",
-            "generation",
-            "exhausted_generation",
-            "current_run",
-            "current_run__joined_at",
-            "current_run__ended_at",
-        ),
-        *in_flight.values_list("pk", "state"),
-    )
+    return (*PLACED.fetch({"machine": machine_id}), *IN_FLIGHT.fetch({"machine": machine_id}))
 
 
 def describe_placement(placement: Placement, *, command: int | None, history: list[dict[str, Any]]) -> dict[str, Any]:
