@@ -20,8 +20,8 @@ from psycopg import sql
 
 ROOT = Path(__file__).resolve().parent.parent
 MANAGE = [sys.executable, str(ROOT / "manage.py")]
-POSTGRES = os.environ.get("BENCH_DATABASE_URL") or "postgres://postgres@127.0.0.1:5432/postgres"
-REDIS = os.environ.get("BENCH_REDIS_URL") or "redis://127.0.0.1:6379/7"
+POSTGRES = os.environ.get("BENCH_DATABASE_URL") or os.environ.get("DATABASE_URL") or "postgres://postgres@127.0.0.1:5432/postgres"
+REDIS = os.environ.get("BENCH_REDIS_URL") or os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379/7"
 START_LIMIT, END_LIMIT = 120, 15
 
 
