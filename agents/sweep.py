@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.utils.timezone import now
 
 from agents import leases, signals
@@ -85,9 +85,16 @@ def look_sooner() -> int:
     sooner = 0
     for status in (TaskStatus.PENDING, TaskStatus.ACKNOWLEDGED):
         latest = now() + max(timedelta(seconds=patience_of(status) or 0), LOOK_AGAIN)
-        too_far = Task.objects.filter(status=status, look_at__gt=latest + AHEAD)
-        sooner += Task.objects.filter(pk__in=list(too_far.order_by("look_at").values_list("pk", flat=True)[:BATCH])).update(look_at=latest)
+        sooner += bring_forward(Task.objects.filter(status=status, look_at__gt=latest + AHEAD), latest)
     return sooner
+
+
+def bring_forward(too_far: QuerySet[Task], latest: datetime) -> int:
+    """Past whoever is busy, as `cut_leases`; a task that moves on meanwhile has planned its own look."""
+    with transaction.atomic():
+        free = too_far.select_for_update(skip_locked=True, of=("self",)).order_by("look_at")
+        ids = list(free.values_list("pk", flat=True)[:BATCH])
+        return too_far.filter(pk__in=ids).update(look_at=latest) if ids else 0
 
 
 @step

@@ -32,7 +32,6 @@ def main() -> None:
     for share in (10, 1):
         with Database() as database, tempfile.TemporaryDirectory(prefix="chatroom-bench-") as home:
             environment = os.environ | {"DATABASE_URL": database.url, "REDIS_URL": REDIS, "CHATROOM_HOME": home}
-            environment["PGOPTIONS"] = "-c synchronous_commit=off"  # as manage.py sweep does
             sizes = [f"--agents={options.agents // share}", f"--tasks={options.tasks // share}", f"--rounds={options.rounds}"]
             subprocess.run([sys.executable, "-m", "bench.sweeping", "--inside", *sizes], env=environment, check=True)
 

@@ -1,20 +1,26 @@
 """Signs of life that come while others are being written travel together: one transaction, one wait for the disk, however many."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Generic, ParamSpec, TypeVar
+
+from django.db import DatabaseError, InterfaceError
 
 from .db import in_liveness
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
 TOGETHER = 500
 
 
 class Gathered(Generic[T, R]):
-    """One call for each, one `act` for all that wait, on the thread for liveness. It answers in the order of what it was given."""
+    """One call for each, one `act` for all that wait, on the thread for liveness. It answers in the order of what it was given.
 
-    def __init__(self, act: Callable[[list[T]], list[R]]) -> None:
+    An answer that is an exception is raised where that one was called; what `act` itself raises concerns them all.
+    """
+
+    def __init__(self, act: Callable[[list[T]], Sequence[R | Exception]]) -> None:
         self.act = act
         self.waiting: list[tuple[T, asyncio.Future[R]]] = []
         self.worker: asyncio.Task[None] | None = None
@@ -47,4 +53,12 @@ class Gathered(Generic[T, R]):
         else:
             for (_, answer), result in zip(batch, results, strict=True):
                 if not answer.done():
-                    answer.set_result(result)
+                    answer.set_exception(result) if isinstance(result, Exception) else answer.set_result(result)
+
+
+def attempted(act: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:
+    """What the database says of one of them must not befall the others."""
+    try:
+        return act(*args, **kwargs)
+    except (DatabaseError, InterfaceError) as error:
+        return error

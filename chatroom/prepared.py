@@ -4,6 +4,7 @@ Django builds the SQL of a query anew for every call, which takes several times 
 message is built here on first use, from the same querysets and fields, and kept.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from typing import Any, Generic, TypeVar
@@ -14,6 +15,8 @@ from django.db.models.signals import post_save
 from django.dispatch import receiver
 
 M = TypeVar("M", bound=models.Model)
+# A compiler counts its joins while it writes: two threads in it would leave one out, and the statement is kept.
+BUILDING = threading.RLock()
 
 
 class Slot(str):
@@ -59,13 +62,19 @@ class Prepared(Generic[M]):
 
     @cached_property
     def compiler(self) -> Any:
-        names = self.build.__code__.co_varnames[: self.build.__code__.co_argcount]
-        return self.build(**{name: models.Value(Slot(name)) for name in names}).query.get_compiler(connection=connection)
+        with BUILDING:
+            if found := self.__dict__.get("compiler"):
+                return found
+            names = self.build.__code__.co_varnames[: self.build.__code__.co_argcount]
+            return self.build(**{name: models.Value(Slot(name)) for name in names}).query.get_compiler(connection=connection)
 
     @cached_property
     def statement(self) -> tuple[str, tuple[Any, ...]]:
-        sql, parameters = self.compiler.as_sql()
-        return sql, tuple(parameters)
+        with BUILDING:
+            if found := self.__dict__.get("statement"):
+                return tuple(found)
+            sql, parameters = self.compiler.as_sql()
+            return sql, tuple(parameters)
 
     @cached_property
     def converters(self) -> Any:

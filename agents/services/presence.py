@@ -13,6 +13,7 @@ from agents.models import Agent, AgentKind, AgentStatus, Incarnation, Outcome
 from agents.models.agent import LIVE
 from chatroom.errors import Invalid, NotAllowed, NotFound, RoleNotYours, Superseded
 from chatroom.events import move
+from chatroom.gathering import attempted
 from chatroom.models import Room, Task, TaskStatus
 from chatroom.prepared import Prepared
 from chatroom.principals import Principal
@@ -115,7 +116,7 @@ def renew_lease(agent_id: int, *, incarnation: str) -> bool:
     return current.update(lease_expires_at=waiting, last_seen_at=now()) == 1
 
 
-def renew_leases(renewals: list[tuple[int, str]]) -> list[bool]:
+def renew_leases(renewals: list[tuple[int, str]]) -> list[bool | Exception]:
     """As `renew_lease` for each agent and incarnation, in one transaction. Whose row is locked is waited for alone, after the others."""
     together: set[tuple[int, str]] = set()
     if len(renewals) > 1:
@@ -125,7 +126,7 @@ def renew_leases(renewals: list[tuple[int, str]]) -> list[bool]:
             together = set(free.values_list("pk", "incarnation")) & set(renewals)
             waiting = Case(When(status=AgentStatus.READY, then=leases.waiting_lease()), default=F("lease_expires_at"))
             Agent.objects.filter(pk__in=[agent_id for agent_id, _ in together]).update(lease_expires_at=waiting, last_seen_at=now())
-    return [renewal in together or renew_lease(renewal[0], incarnation=renewal[1]) for renewal in renewals]
+    return [renewal in together or attempted(renew_lease, renewal[0], incarnation=renewal[1]) for renewal in renewals]
 
 
 def show_life(agent_id: int, *, room_id: int, incarnation: str) -> str:

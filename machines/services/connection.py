@@ -16,6 +16,7 @@ from agents.services.claims import lock_agent, resumable_claim
 from agents.services.presence import revive
 from chatroom.errors import ChatroomError, Invalid, NotAllowed, Superseded
 from chatroom.events import move, record_event
+from chatroom.gathering import attempted
 from chatroom.models import Room, Task, TaskStatus
 from chatroom.services.rooms import room_locked
 from chatroom.sweep import is_quiet
@@ -182,7 +183,7 @@ def note_life(machine_id: int, *, connection: str) -> bool:
     return mine.update(last_seen_at=now()) == 1
 
 
-def note_lives(signs: list[tuple[int, str]]) -> list[bool]:
+def note_lives(signs: list[tuple[int, str]]) -> list[bool | Exception]:
     """As `note_life` for each machine and connection, in one transaction. Whose row is locked now is waited for alone, after the others."""
     together: set[tuple[int, str]] = set()
     if len(signs) > 1:
@@ -191,7 +192,7 @@ def note_lives(signs: list[tuple[int, str]]) -> list[bool]:
             free = asked.order_by("pk").select_for_update(skip_locked=True, of=("self",))
             together = set(free.values_list("pk", "connection")) & set(signs)
             Machine.objects.filter(pk__in=[machine_id for machine_id, _ in together]).update(last_seen_at=now())
-    return [sign in together or note_life(sign[0], connection=sign[1]) for sign in signs]
+    return [sign in together or attempted(note_life, sign[0], connection=sign[1]) for sign in signs]
 
 
 def revive_machine(machine_id: int, *, connection: str) -> None:

@@ -1,7 +1,7 @@
 """What a daemon reports. Each report is applied once, in one transaction with everything that follows from it; a repeat changes nothing."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import DataError, IntegrityError
@@ -25,6 +25,7 @@ from .runs import fail_lost_run, finish_run, note_pid, note_progress, settle_age
 
 KEPT_LINES = 20
 LONGEST_AGE = 30 * 86400.0
+ROUGHLY = timedelta(seconds=1)  # what a report may take to come
 MALFORMED = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 
 
@@ -116,17 +117,24 @@ def apply_exit(run: Run, report: dict[str, Any]) -> None:
     run.last_lines = [clean_text(line) for line in (report.get("lines") or [])[-KEPT_LINES:]]
     run.verdict = next((known for known in VERDICTS if known == decision.get("verdict")), "")
     message, has_run = clean_text(report.get("message")) or "ended", report["report"] == "run.exited"
-    excuse_outdated(run, has_run=has_run)
-    finish_run(run, message=message, has_run=has_run, age=read_age(report))
+    age = read_age(report)
+    excuse_outdated(run, has_run=has_run, ended_at=now() - age)
+    finish_run(run, message=message, has_run=has_run, age=age)
     settle_agent(run, decision, message=message)
 
 
-def excuse_outdated(run: Run, *, has_run: bool) -> None:
-    """A run that a newer generation replaces ended as asked for: its program may have heard of it before its daemon did."""
+def excuse_outdated(run: Run, *, has_run: bool, ended_at: datetime) -> None:
+    """A run that a newer generation replaces ended as asked for: its program may have heard of it before its daemon did.
+
+    Not one that had ended by then, of which we heard only now.
+    """
     if run.verdict not in {"faulty", "transient"}:
         return
     newer = Placement.objects.filter(agent_id=run.agent_id, generation__gt=run.generation).first()
     if newer is None:
+        return
+    asked = Command.objects.filter(agent_id=run.agent_id, generation__gt=run.generation).order_by("created_at").first()
+    if asked is not None and asked.created_at > ended_at + ROUGHLY:
         return
     run.verdict = "asked"
     if has_run and run.asked in {"", "deadline"}:

@@ -4,8 +4,9 @@ import asyncio
 import threading
 
 import pytest
+from django.db import OperationalError
 
-from chatroom.gathering import Gathered
+from chatroom.gathering import Gathered, attempted
 
 pytestmark = pytest.mark.django_db
 
@@ -72,3 +73,17 @@ async def test_who_has_gone_while_waiting_is_left_out(slow: Slow) -> None:
     slow.may_go.set()
     assert await asyncio.gather(*first, stays) == [10, 30]
     assert slow.batches == [[1], [3]]
+
+
+async def test_what_the_database_says_of_one_befalls_no_other() -> None:
+    def act(items: list[int]) -> list[int | Exception]:
+        return [attempted(ten_times, item) for item in items]
+
+    def ten_times(item: int) -> int:
+        if item == 2:
+            raise OperationalError("locked")
+        return 10 * item
+
+    gathered: Gathered[int, int] = Gathered(act)
+    found = await asyncio.gather(*await begin(gathered, 1, 2, 3), return_exceptions=True)
+    assert [str(answer) for answer in found] == ["10", "locked", "30"]

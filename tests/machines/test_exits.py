@@ -231,6 +231,16 @@ def test_a_program_that_ends_itself_before_its_daemon_asks_has_ended_as_a_person
     assert count_restarts([daemon.agent.pk]) == {}
 
 
+@pytest.mark.parametrize("act", [restart_agent, stop_agent], ids=["restart", "stop"])
+def test_a_crash_before_a_person_asked_stays_one_although_it_is_heard_of_later(
+    daemon: Daemon, claim: Claim, act: Callable[..., object]
+) -> None:
+    run = daemon.run
+    act(daemon.room.pk, role="builder", actor="alice")
+    assert daemon.exit(run, 3, age=60) is None
+    assert (daemon.run.verdict, daemon.run.state) == ("faulty", RunState.FAILED)
+
+
 def test_an_outdated_run_that_could_not_be_started_says_why_and_counts_nothing(daemon: Daemon) -> None:
     run = daemon.open()
     restart_agent(daemon.room.pk, role="builder", actor="alice")

@@ -77,7 +77,7 @@ class Administration:
         body = api.NewMember(username=rng.choice(["vera", "bob", "nobody", "alice"]), role=rng.choice(["viewer", "member"]))
         if body.username != "bob" or body.role == "member":  # bob goes on pressing buttons
             role = "viewer" if body.username == "vera" else body.role
-            await self.call(api.new_member, self.asked("alice"), self.world.pick_room(rng), body.copy(update={"role": role}))
+            await self.call(api.new_member, self.asked("alice"), self.world.pick_room(rng), body.model_copy(update={"role": role}))
 
     async def make_room(self, rng: Random) -> None:
         body = api.NewRoom(name=rng.choice(ODD_NAMES), team=rng.choice(ODD_TEAMS))

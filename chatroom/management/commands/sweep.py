@@ -1,4 +1,3 @@
-import os
 import sys
 from typing import Any
 
@@ -15,9 +14,6 @@ class Command(BaseCommand):
         from chatroom.up.jobs import SweepWatch, prepare, start_beat, work
         from chatroom.up.parent import end_with_parent
 
-        # PostgreSQL need not wait for the disk here: what a crash of it undoes, the next sweep finds again, and whoever builds upon
-        # it waits for its own commit, which lies behind.
-        os.environ.setdefault("PGOPTIONS", "-c synchronous_commit=off")
         end_with_parent()
         prepare(app)
         SweepWatch(app, queue="sweep", interval=settings.SWEEP_INTERVAL).start()
