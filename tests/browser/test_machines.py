@@ -180,6 +180,27 @@ def test_stop_asks_and_its_outcome_stands_in_the_row(server: Program, room: str,
     expect(row.get_by_role("button", name="Start", exact=True)).to_be_visible()
 
 
+def test_start_stop_start_from_two_browsers_ends_as_the_last_press_said(
+    server: Program, room: str, page: Page, open_page: OpenPage
+) -> None:
+    place(server, room, "shell")
+    other = open_page(f"/rooms/{room}/")
+    wait_until_live(other)
+    mine, theirs = page.locator("#agent-builder"), other.locator("#agent-builder")
+    expect_agent(page, "offline").get_by_role("button", name="Start", exact=True).click()
+    theirs.get_by_text("Stop…").click()
+    theirs.get_by_role("button", name="Stop builder").click()
+    expect_agent(page, "offline")
+    mine.get_by_role("button", name="Start", exact=True).click()
+    for one in (page, other):
+        row = expect_agent(one, "ready")
+        expect(row.locator("[data-command-state=completed]").first).to_contain_text("Start", timeout=PATIENT)
+        one.reload()
+        expect(expect_agent(one, "ready")).to_contain_text(f"running, pid {run_pid(server, room)}", timeout=PATIENT)
+    assert is_alive(run_pid(server, room))
+
+
+@pytest.mark.scenario(7)
 @pytest.mark.scenario(51)
 def test_a_killed_agent_is_seen_restarting_and_ready_again(server: Program, room: str, page: Page) -> None:
     place(server, room, "shell")
@@ -251,6 +272,8 @@ def test_an_agent_is_configured_by_what_its_machine_offers(server: Program, room
         form.get_by_role("button", name="Save").click()
 
     save(tmp_path)
+    expect(form.locator("output .error")).to_contain_text(f"allows {server.home / 'demo'}", timeout=PATIENT)
+    save(server.home / "demo" / ".." / "log")
     expect(form.locator("output .error")).to_contain_text(f"allows {server.home / 'demo'}", timeout=PATIENT)
     save(server.home / "demo")
     expect(form.locator("output")).to_contain_text("Saved: builder lives on", timeout=PATIENT)

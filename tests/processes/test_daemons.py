@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.processes.acts import events, messages, room_status, task, wait_for_status
+from tests.processes.acts import agent, events, messages, room_status, task, wait_for_status
 from tests.processes.browser import Browser
 from tests.processes.conftest import MakeProgram
 from tests.processes.machines import AGENT, HARNESSES, SETTINGS, Machine, hold, order, pid_of, wait_for_another
@@ -109,6 +109,38 @@ def test_a_stop_given_while_the_daemon_was_away_happens_when_it_is_back(program:
     assert not is_alive(pid)
     wait_until(lambda: not machine.processes(), within=5, what="nothing of it is left")
     wait_until(lambda: program.api("GET", f"commands/{command['command']}").json()["state"] == "completed", what="the stop is confirmed")
+
+
+@pytest.mark.scenario(55)
+def test_a_stop_given_while_the_daemon_is_away_for_longer_than_a_lease_is_the_last_word(
+    program: Program, machine: Machine, title: str
+) -> None:
+    room = machine.room(title)
+    work, pid = hold(program, room), pid_of(program, room)
+    machine.kill()
+    machine.wait_for("disconnected")
+    command = order(program, room, "stop")
+    wait_for_status(program, room, "builder", "dead", within=90)
+    assert is_alive(pid)
+    assert task(program, room, work)["status"] == "pending"
+    machine.start()
+    wait_for_status(program, room, "builder", "offline", within=30)
+    wait_until(lambda: not machine.processes(), within=10, what="nothing of it is left")
+    wait_until(lambda: program.api("GET", f"commands/{command['command']}").json()["state"] == "completed", what="the stop is confirmed")
+    assert (agent(program, room)["status"], task(program, room, work)["status"]) == ("offline", "pending")
+
+
+def test_a_restart_given_while_the_daemon_was_away_happens_when_it_is_back(program: Program, machine: Machine, title: str) -> None:
+    room = machine.room(title)
+    pid = pid_of(program, room)
+    machine.kill()
+    machine.wait_for("disconnected")
+    command = order(program, room, "restart")
+    assert is_alive(pid)
+    machine.start()
+    other = wait_for_another(program, room, than=pid)
+    assert (is_alive(pid), machine.leaders()) == (False, [other])
+    wait_until(lambda: program.api("GET", f"commands/{command['command']}").json()["state"] == "completed", what="it is confirmed")
 
 
 @pytest.mark.scenario(92)

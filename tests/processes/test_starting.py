@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.processes.acts import agent, events, messages, new_room, send, wait_for_status
+from tests.processes.acts import agent, events, messages, new_room, send, task, wait_for_status
 from tests.processes.conftest import MakeProgram
 from tests.processes.machines import SETTINGS, Machine, hold, is_waiting, order, pid_of, wait_for_another
 from tests.processes.program import Program, is_alive, wait_until
@@ -93,6 +93,20 @@ def test_a_stop_while_the_waiting_command_is_open_is_offline_only_when_everythin
     order(program, room, "stop")
     wait_for_status(program, room, "builder", "offline")
     assert [pid for pid in of_room if is_alive(pid)] == []
+
+
+def test_an_aborted_run_fails_its_task_and_a_retry_gives_it_to_the_next_process(program: Program, machine: Machine, title: str) -> None:
+    room = machine.room(title)
+    work, pid = hold(program, room), pid_of(program, room)
+    aborted = program.run("abort_run", room, "--role", "builder", "--wait")
+    assert aborted.returncode == 0, aborted.output
+    assert not is_alive(pid)
+    assert task(program, room, work)["status"] == "failed"
+    assert "aborted" in next(event["reason"] for event in events(program, room, subject="task") if event["to"] == "failed")
+    other = wait_for_another(program, room, than=pid)
+    assert program.run("tasks", room, "retry", str(work)).returncode == 0
+    wait_until(lambda: task(program, room, work)["attempt"] == 2, what="the next process has it")
+    assert living(machine, room) == [other]
 
 
 @pytest.mark.scenario(54)
