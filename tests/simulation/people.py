@@ -95,7 +95,9 @@ class People:
         found = list(tasks.values_list("pk", "room__slug").reverse()[:8])
         if found:
             pk, room = rng.choice(found)
-            body = api.Reason(reason=rng.choice(["", "not like this", "not like this"]))
+            reason = rng.choice(["", "not like this", "not like this"])
+            # Each text once: one that stands twice is a doubled one.
+            body = api.Reason(reason=reason and f"{reason}: {rng.getrandbits(48):x}")
             await self.ask("bob", lambda asked: api.act_on_task(asked, room, pk, act, body), rng=rng, what=f"{act} of a task")
 
     async def look_on(self, rng: Random) -> None:
