@@ -193,10 +193,10 @@ class Chaos:
 
     @staticmethod
     def try_to(act: Callable[[], Any]) -> bool:
-        """The server may be away just now."""
+        """The server may be away just now, and whoever was to be hit may have ended by itself."""
         try:
             return bool(act())
-        except (OSError, http.client.HTTPException, AssertionError, ValueError, KeyError):
+        except (OSError, psutil.Error, http.client.HTTPException, AssertionError, ValueError, KeyError):
             return False
 
     # the faults
