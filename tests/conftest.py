@@ -1,7 +1,8 @@
 """The cast: alice owns, bob is a member, vera views, charlie is outside."""
 
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from django.contrib.auth.models import User
@@ -17,8 +18,16 @@ KEPT_TABLES = {"django_content_type", "auth_permission"}
 IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 
 
+def kill_one(pid: int, number: int, *, kill: Callable[[int, int], None] = os.kill) -> None:
+    """A PID that is not known yet is 0 in our answers, and to the system that is everybody here, pytest first."""
+    if pid <= 0:
+        raise ValueError(f"a signal to PID {pid}: expected that of one process")
+    kill(pid, number)
+
+
 def pytest_configure() -> None:
     """Signals that nohup or a shell's background job left ignored: the programs started by tests would inherit that."""
+    os.kill = kill_one  # type: ignore[assignment]
     for number in signal.valid_signals() - IGNORED_BY_PYTHON:
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -119,7 +119,7 @@ class Machine:
             self.place(room, role, harness=harness)
             order(self.program, room, "start", role)
         for role in roles or ("builder",):
-            wait_until(lambda role=role: is_waiting(self.program, room, role), within=40, what=f"{role} waits")  # type: ignore[misc]
+            wait_until(lambda role=role: is_at_home(self.program, room, role), within=40, what=f"{role} waits")  # type: ignore[misc]
         return room
 
 
@@ -132,6 +132,11 @@ def parent_of(pid: int) -> int:
 def is_waiting(program: Program, room: str, role: str) -> bool:
     found = agent(program, room, role)
     return bool(found["status"] == "ready" and found["waiting"])
+
+
+def is_at_home(program: Program, room: str, role: str) -> bool:
+    """It may wait for work a moment before its daemon's word about its process has come."""
+    return is_waiting(program, room, role) and pid_of(program, room, role) != 0
 
 
 def order(program: Program, room: str, act: str, role: str = "builder") -> dict[str, Any]:

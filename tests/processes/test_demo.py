@@ -77,7 +77,7 @@ def git(program: Program, *words: str, room: str) -> str:
 
 
 def run_pid(program: Program, room: str, role: str) -> int:
-    return int((agent(program, room, role)["run"] or {}).get("pid") or 0)
+    return wait_until(lambda: int((agent(program, room, role)["run"] or {}).get("pid") or 0), what=f"the PID of {role}")
 
 
 def add_harnesses(program: Program, **commands: list[str]) -> None:
