@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import random
-import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from agents import waiters
 from agents.models import run_incarnation
 from agents.services import abandon_offer, confirm_delivery, disconnect_agent, join_agent, leave_agent, offer_next, renew_leases, show_life
 from agents.services.claims import Offer
-from agents.services.presence import Hello, Joined
+from agents.services.presence import Hello, Joined, connection_name
 from chatroom import ending
 from chatroom.db import in_db, in_read
 from chatroom.errors import ChatroomError, Invalid, NotSignedIn, Superseded
@@ -57,7 +56,7 @@ class AgentConsumer(QuickConsumer):
                 self.waiter.run(self.disconnect(ABNORMAL))
 
     async def connect(self) -> None:
-        self.secret, self.connection = bearer_of(self.scope["headers"]), secrets.token_hex(8)
+        self.secret = bearer_of(self.scope["headers"])
         try:
             await in_read(resolve_token, self.secret)  # not behind the acts: when everybody comes back at once, these take long
         except NotSignedIn:
@@ -94,9 +93,11 @@ class AgentConsumer(QuickConsumer):
         if ending.ending:
             await self.ask_to_retry("the server is ending")
             return
+        incarnation = read_text(message, "incarnation")
+        self.connection = connection_name(incarnation, message.get("connection"))
         hello = Hello(
             role=read_text(message, "role"),
-            incarnation=read_text(message, "incarnation"),
+            incarnation=incarnation,
             connection=self.connection,
             joined=bool(message.get("joined")),
         )

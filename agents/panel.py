@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from django.db.models import Count
+from django.conf import settings
+from django.db.models import Count, Max
 from django.utils.timezone import now
 
 from agents.lane import Lane, read_lanes
@@ -16,7 +17,7 @@ from agents.models.agent import LIVE
 from chatroom.board import last_events
 from chatroom.contributions import contributed
 from chatroom.feed import Fragment, Look
-from chatroom.models import Event, Room, Task
+from chatroom.models import Event, Message, MessageKind, Room, Task
 from chatroom.panel import Card, Goings
 from chatroom.words import describe_event
 
@@ -46,6 +47,7 @@ class AgentRow:
     claim: Claim | None = None
     last_event: Event | None = None
     extras: list[Extra] = field(default_factory=list)
+    progress_at: datetime | None = None
 
     @property
     def template(self) -> str:
@@ -86,6 +88,21 @@ class AgentRow:
         return self.agent.is_live and lease is not None and lease < now()
 
     @property
+    def spoke_at(self) -> datetime | None:
+        """The last that its program said of its task."""
+        claim = self.claim if self.agent.status == S.WORKING else None
+        return max(filter(None, (claim.delivered_at, claim.started_at, self.progress_at)), default=None) if claim else None
+
+    @property
+    def warns_at(self) -> datetime | None:
+        return self.spoke_at + timedelta(seconds=settings.RUN_SILENCE_WARNING) if self.spoke_at else None
+
+    @property
+    def is_silent(self) -> bool:
+        """A warning and nothing more: long work may well be silent."""
+        return self.warns_at is not None and self.warns_at < now()
+
+    @property
     def can_leave(self) -> bool:
         return self.agent.is_custom and self.agent.status not in {S.OFFLINE, S.DEAD, S.DEAD_FAILED_REVIVE}
 
@@ -116,6 +133,11 @@ def read_rows(agents: Iterable[Agent]) -> list[AgentRow]:
     claims = {claim.agent_id: claim for claim in Claim.objects.open().filter(agent__in=ids).select_related("task")}
     events = last_events("agent", ids)
     rows = {agent.pk: AgentRow(agent, claims.get(agent.pk), events.get(agent.pk)) for agent in agents}
+    said = Message.objects.filter(task__in=[claim.task_id for claim in claims.values()], kind=MessageKind.PROGRESS)
+    progress = dict(said.order_by().values_list("task").annotate(last=Max("created_at")))
+    for agent_id, claim in claims.items():
+        said_at = progress.get(claim.task_id)
+        rows[agent_id].progress_at = said_at if said_at and said_at > claim.offered_at else None  # not what another said before
     for reader in contributed("agent_extra"):
         for agent_id, extra in reader(agents).items():
             rows[agent_id].extras.append(extra)

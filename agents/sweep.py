@@ -1,6 +1,8 @@
 """The sweep's steps about agents and what they hold: one row per transaction, under the room's lock, where the condition is repeated."""
 
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -10,14 +12,15 @@ from django.utils.timezone import now
 from agents import leases, signals
 from agents.models import Agent, AgentKind, AgentStatus, Claim, Incarnation, Outcome
 from agents.models.agent import LIVE, AgentQuerySet
-from agents.services.claims import PENDING_TASK, announce_pending, lock_agent, release_claim, release_open_claim
+from agents.services.claims import agent_locked, announce_pending, lock_agent, release_claim, release_open_claim
 from chatroom import notices
 from chatroom.events import move
 from chatroom.models import Pulse, Room, Task, TaskStatus
 from chatroom.models.task import patience_of
+from chatroom.prepared import Prepared
 from chatroom.services.rooms import room_locked
 from chatroom.services.tasks import lock_task
-from chatroom.sweep import AHEAD, BATCH, each_due, is_quiet, step
+from chatroom.sweep import AHEAD, BATCH, each_due, is_quiet, keys_of, step
 
 LOOK_AGAIN = timedelta(minutes=1)
 
@@ -43,16 +46,24 @@ def cut_long_leases() -> int:
         for kind in AgentKind.values:
             limit = leases.lease(leases.longest_lease(status, kind))
             # A second of tolerance: the lease may have been given by another process in this very moment.
-            too_far = Agent.objects.filter(status=status, kind=kind, lease_expires_at__gt=limit + timedelta(seconds=1))
-            cut += cut_leases(too_far, limit)
+            beyond = {"status": status, "kind": kind, "time": limit + timedelta(seconds=1)}
+            if TOO_FAR.exists(**beyond):
+                cut += cut_leases(too_far(**beyond), limit)
     return cut
 
 
-def cut_leases(too_far: AgentQuerySet, limit: datetime) -> int:
+def too_far(status: Any, kind: Any, time: Any) -> AgentQuerySet:
+    return Agent.objects.filter(status=status, kind=kind, lease_expires_at__gt=time)
+
+
+TOO_FAR = Prepared[Agent](lambda status, kind, time: too_far(status, kind, time).order_by("lease_expires_at").values("pk")[:1])
+
+
+def cut_leases(agents: AgentQuerySet, limit: datetime) -> int:
     """Locked in one order, and past whoever is busy: several rows in one statement must not deadlock with those who hold a room."""
     with transaction.atomic():
-        ids = list(too_far.select_for_update(skip_locked=True, of=("self",)).order_by("pk").values_list("pk", flat=True)[:BATCH])
-        return too_far.filter(pk__in=ids).update(lease_expires_at=limit) if ids else 0
+        ids = list(agents.select_for_update(skip_locked=True, of=("self",)).order_by("pk").values_list("pk", flat=True)[:BATCH])
+        return agents.filter(pk__in=ids).update(lease_expires_at=limit) if ids else 0
 
 
 @step
@@ -60,22 +71,28 @@ def expire_leases() -> int:
     """Whoever has not been heard of for a lease is dead; what it held is free again."""
     if is_quiet():
         return 0
-    return each_due(Agent.objects.lease_expired().order_by("lease_expires_at"), expire_lease)
+    return each_due(partial(expired, now()), expire_lease)
+
+
+def expired(time: datetime) -> list[tuple[int, int]]:
+    return [key for status in LIVE for kind in AgentKind.values for key in EXPIRED.plain_rows(status=status, kind=kind, time=time)]
+
+
+EXPIRED = Prepared[Agent](lambda status, kind, time: keys_of(Agent.objects.lease_expired(status, kind, time)))
 
 
 def expire_lease(room_id: int, agent_id: int) -> bool:
-    with room_locked(room_id) as room:
-        agent = lock_agent(room_id, pk=agent_id)
-        if not agent.is_live or agent.lease_expires_at is None or agent.lease_expires_at >= now() or is_quiet():
+    with agent_locked(room_id, agent_id) as (room, agent):
+        if not agent.is_live or agent.lease_expires_at is None or agent.lease_expires_at >= now() or is_quiet(look_again_after=1):
             return False
         seen = f"last heard of at {agent.last_seen_at:%H:%M:%S} UTC" if agent.last_seen_at else "never heard of"
         reason = f"its lease ran out: {seen}"
-        task_id = release_open_claim(agent, outcome=Outcome.LEASE_EXPIRED, actor="sweep", reason=f"{agent.role} is dead: {reason}")
+        task = release_open_claim(agent, outcome=Outcome.LEASE_EXPIRED, actor="sweep", reason=f"{agent.role} is dead: {reason}")
         move(agent, "heartbeat_expired", actor="sweep", reason=reason, error_message=reason)
-        if task_id and agent.is_custom and (task := PENDING_TASK.first(task=task_id)):
+        if task is not None and task.status == TaskStatus.PENDING and agent.is_custom:
             tell_that_it_waits(room, agent, task)
         signals.agent_lost.send(Agent, agent=agent)
-        announce_pending(task_id)
+        announce_pending(task, agent=agent)
         return True
 
 
@@ -85,16 +102,24 @@ def look_sooner() -> int:
     sooner = 0
     for status in (TaskStatus.PENDING, TaskStatus.ACKNOWLEDGED):
         latest = now() + max(timedelta(seconds=patience_of(status) or 0), LOOK_AGAIN)
-        sooner += bring_forward(Task.objects.filter(status=status, look_at__gt=latest + AHEAD), latest)
+        if PLANNED_LATER.exists(status=status, time=latest + AHEAD):
+            sooner += bring_forward(planned_later(status, latest + AHEAD), latest)
     return sooner
 
 
-def bring_forward(too_far: QuerySet[Task], latest: datetime) -> int:
+def planned_later(status: Any, time: Any) -> QuerySet[Task]:
+    return Task.objects.filter(status=status, look_at__gt=time)
+
+
+PLANNED_LATER = Prepared[Task](lambda status, time: planned_later(status, time).order_by("look_at").values("pk")[:1])
+
+
+def bring_forward(tasks: QuerySet[Task], latest: datetime) -> int:
     """Past whoever is busy, as `cut_leases`; a task that moves on meanwhile has planned its own look."""
     with transaction.atomic():
-        free = too_far.select_for_update(skip_locked=True, of=("self",)).order_by("look_at")
+        free = tasks.select_for_update(skip_locked=True, of=("self",)).order_by("look_at")
         ids = list(free.values_list("pk", flat=True)[:BATCH])
-        return too_far.filter(pk__in=ids).update(look_at=latest) if ids else 0
+        return tasks.filter(pk__in=ids).update(look_at=latest) if ids else 0
 
 
 @step
@@ -102,7 +127,10 @@ def look_at_tasks() -> int:
     """Pending or acknowledged for long. Each is planned anew when its status changes, so only what is due is read (`Task.plan_look`)."""
     if is_quiet():
         return 0
-    return each_due(Task.objects.filter(look_at__lt=now()).order_by("look_at"), look_at_task)
+    return each_due(partial(TO_LOOK_AT.plain_rows, time=now()), look_at_task)
+
+
+TO_LOOK_AT = Prepared[Task](lambda time: keys_of(Task.objects.filter(look_at__lt=time).order_by("look_at")))
 
 
 def look_at_task(room_id: int, task_id: int) -> bool:
@@ -122,10 +150,10 @@ def recover_stuck(task: Task) -> bool:
     if not task.is_held or (claim is not None and claim.agent.is_live):
         return False
     if claim is not None:
-        release_claim(claim, outcome=Outcome.LEASE_EXPIRED, actor="sweep", reason="its holder is gone")
+        task = release_claim(claim, outcome=Outcome.LEASE_EXPIRED, actor="sweep", reason="its holder is gone")
     else:
         move(task, "recover_stuck_acknowledged", actor="sweep", reason="nobody holds it")
-    announce_pending(task.pk)
+    announce_pending(task)
     return True
 
 
@@ -149,14 +177,18 @@ def tell_that_it_waits(room: Room, agent: Agent, task: Task) -> bool:
 @step
 def clean_up_dead_custom_agents() -> int:
     """Dead for a day, and nobody misses it: grey instead of red. The history keeps why."""
-    oldest = now() - timedelta(seconds=settings.CUSTOM_CLEANUP_AFTER)
-    due = Agent.objects.filter(status=AgentStatus.DEAD, kind=AgentKind.CUSTOM, status_since__lt=oldest)
-    return each_due(due.order_by("status_since"), clean_up)
+    return each_due(partial(LONG_DEAD.plain_rows, oldest=now() - timedelta(seconds=settings.CUSTOM_CLEANUP_AFTER)), clean_up)
+
+
+def long_dead(oldest: Any) -> AgentQuerySet:
+    return Agent.objects.filter(status=AgentStatus.DEAD, kind=AgentKind.CUSTOM, status_since__lt=oldest).order_by("status_since")
+
+
+LONG_DEAD = Prepared[Agent](lambda oldest: keys_of(long_dead(oldest)))
 
 
 def clean_up(room_id: int, agent_id: int) -> bool:
-    with room_locked(room_id):
-        agent = lock_agent(room_id, pk=agent_id)
+    with agent_locked(room_id, agent_id) as (_, agent):
         if agent.status != AgentStatus.DEAD:
             return False
         Incarnation.objects.filter(agent=agent, ended_at=None).update(ended_at=now(), ended_by="dead for a day")

@@ -22,7 +22,7 @@ from bench.server import Server
 
 T = TypeVar("T")
 ROOM, ROLE = "demo", "builder"
-AIM, PATIENCE = 150, 60
+AIM, PROMISED, PATIENCE = 150, 1000, 60
 # Five ends in ten minutes count as a loop that nobody should keep up: a person's restart forgets them.
 KILLS_BETWEEN_RESTARTS = 3
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -45,33 +45,40 @@ class DaemonServer(Server):
         return super().environment | {"CHATROOM_RESTART_DELAY": "0.5"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.kills", description=__doc__)
-    parser.add_argument("--kills", type=int, default=20, help="(default: %(default)s)")
+def main() -> int:
+    options = read_options("kills", __doc__, times=20)
+    with DaemonServer(options.stack) as server, open_page(server) as page:
+        page.goto(f"{server.url}/rooms/{ROOM}/")
+        page.wait_for_selector("#live[data-state=live]")
+        page.evaluate(WATCH, f"#agent-{ROLE}")
+        return report(list(kill_often(server, page, count=options.times)))
+
+
+def read_options(module: str, about: str | None, *, times: int) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{module}", description=about)
+    parser.add_argument("--times", type=int, default=times, help="(default: %(default)s)")
     parser.add_argument("--stack", choices=["embedded", "services"], default="embedded")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {options.stack}", flush=True)
-    with DaemonServer(options.stack) as server, open_room(server) as page:
-        report(list(kill_often(server, page, count=options.kills)))
+    return options
 
 
-def report(seconds: list[float]) -> None:
+def report(seconds: list[float]) -> int:
+    """1 when the promise was broken once, whatever the aim."""
     print(f"\nSIGKILL of the builder's process → RESTARTING in the browser\n{HEAD}")
     print(line("kill → MutationObserver", seconds))
     sorted_ms = sorted(round(value * 1000) for value in seconds)
     print(f"all of them, ms: {' '.join(map(str, sorted_ms))}")
-    print(f"within the aim of {AIM} ms: {sum(value <= AIM for value in sorted_ms)} of {len(sorted_ms)}")
+    print(f"within the aim of {AIM} ms: {sum(value <= AIM for value in sorted_ms)} of {len(sorted_ms)}; promised: {PROMISED} ms")
+    return 1 if sorted_ms[-1] > PROMISED else 0
 
 
 @contextmanager
-def open_room(server: DaemonServer) -> Iterator[Page]:
+def open_page(server: DaemonServer) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=ARGUMENTS)
-        page = browser.new_page()
+        page = browser.new_context().new_page()
         page.goto(server.sign_in_link)
-        page.goto(f"{server.url}/rooms/{ROOM}/")
-        page.wait_for_selector("#live[data-state=live]")
-        page.evaluate(WATCH, f"#agent-{ROLE}")
         yield page
         browser.close()
 
@@ -112,12 +119,15 @@ def is_placed(server: DaemonServer) -> bool:
     return all(agent["kind"] == "remote" for agent in api(server, "GET", f"rooms/{ROOM}")["agents"])
 
 
-def api(server: DaemonServer, method: str, path: str) -> Any:
+def api(server: DaemonServer, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=15)
     headers = {"Authorization": f"Bearer {server.token}", "Content-Type": "application/json"}
-    connection.request(method, f"/api/v1/{path}", body="{}" if method == "POST" else None, headers=headers)
+    connection.request(method, f"/api/v1/{path}", body=None if method == "GET" else json.dumps(body or {}), headers=headers)
     with contextlib.closing(connection), connection.getresponse() as answer:
-        return json.loads(answer.read())
+        text = answer.read()
+    if answer.status >= 400:
+        raise RuntimeError(f"{method} {path}: {answer.status} {text[:500]!r}")
+    return json.loads(text)
 
 
 def wait_until(condition: Callable[[], T], *, what: str) -> T:
@@ -130,4 +140,4 @@ def wait_until(condition: Callable[[], T], *, what: str) -> T:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -22,6 +22,7 @@ from django.utils.decorators import sync_and_async_middleware
 P = ParamSpec("P")
 R = TypeVar("R")
 TRUSTED_FOR = 5.0
+WORTH_SHARING = 10
 
 
 def is_sqlite() -> bool:
@@ -96,6 +97,16 @@ async def in_read(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -
 async def in_liveness(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Renewals and the pulse; nothing else may ever wait here."""
     return await run_in(executors.liveness, repeatably(partial(function, *args, **kwargs)))
+
+
+def side_by_side(calls: list[Callable[[], R]]) -> list[R]:
+    """Acts that don't need each other, on a few threads with connections of their own; in turn where that gains nothing, or can't be.
+
+    For processes without an event loop. Raises the first error; what has not begun by then is left.
+    """
+    if is_sqlite() or len(calls) < WORTH_SHARING or connection.in_atomic_block:
+        return [call() for call in calls]
+    return list(executors.work.map(on_kept_connection, calls))
 
 
 Application = Callable[..., Awaitable[None]]

@@ -13,7 +13,7 @@ from django_fsm import TransitionNotAllowed
 from .errors import WrongState
 from .hub import Topic, hub, send_hint
 from .models import Event
-from .prepared import insert, save_changes
+from .prepared import insert_in_time, save_changes
 from .unit import open_unit
 
 SUBJECT_STATE = {"task": "status", "agent": "status", "run": "state", "command": "state", "machine": "status"}
@@ -54,7 +54,7 @@ def record_event(
 
 
 def write_events(events: list[Event]) -> None:
-    insert(*events)
+    insert_in_time(*events)
     for room_id in {event.room_id for event in events if event.room_id is not None}:
         transaction.on_commit(partial(room_changed, room_id))
 
@@ -108,4 +108,12 @@ def send_hints(waiting: "queue.SimpleQueue[Topic]") -> None:
     # Waits on this daemon thread itself: one of asyncio's own would keep the process from ending.
     with asyncio.Runner() as runner:
         while True:
-            runner.run(send_hint(waiting.get()))
+            changed = {waiting.get()}
+            while not waiting.empty():
+                changed.add(waiting.get())
+            runner.run(send_each(changed))
+
+
+async def send_each(changed: set[Topic]) -> None:
+    for topic in changed:
+        await send_hint(topic)

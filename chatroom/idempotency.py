@@ -12,7 +12,7 @@ from django.db.models import JSONField, Value
 
 from .errors import Invalid, KeyReused
 from .models import IdempotencyRecord
-from .prepared import insert
+from .prepared import insert_in_time
 from .unit import one_unit
 
 LONGEST_KEY, LONGEST_ACT = 200, 60
@@ -55,7 +55,7 @@ class Once:
             record.answer = Value(None, JSONField())
             record.save()
         else:
-            insert(record)
+            insert_in_time(record)
         return answer
 
     def recall(self) -> tuple[int, Any] | None:

@@ -1,9 +1,12 @@
 """Jobs: rows first, messages second. `enqueue` in the transaction of the cause; run under its row's lock, a job is done once."""
 
 import logging
+import queue
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
+from time import monotonic
 from typing import Any
 
 from django.conf import settings
@@ -18,6 +21,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[..., None]
 HANDLERS: dict[str, Handler] = {}
 MAX_DELAY = 300
+TOGETHER = 20
 
 
 def job(function: Handler) -> Handler:
@@ -34,16 +38,33 @@ def enqueue(kind: str, **payload: Any) -> Job:
 
 def send_job(job_id: int) -> None:
     """Tells the worker, from a thread: a broker that hangs must not hold up who commits. A lost message is sent again by the sweep."""
-    threading.Thread(target=publish_job, args=(job_id,), name="send-job", daemon=True).start()
+    unsent().put((job_id, monotonic()))
 
 
-def publish_job(job_id: int) -> None:
-    from .tasks import run_job  # Celery's side of this module
+@cache
+def unsent() -> "queue.SimpleQueue[tuple[int, float]]":
+    waiting: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
+    threading.Thread(target=publish_jobs, args=(waiting,), name="send-jobs", daemon=True).start()
+    return waiting
+
+
+def publish_jobs(waiting: "queue.SimpleQueue[tuple[int, float]]") -> None:
+    """Several that came meanwhile travel in one message. What waited behind a broker that hung is the sweep's by now."""
+    while True:
+        found = [waiting.get()]
+        while len(found) < TOGETHER and not waiting.empty():
+            found.append(waiting.get())
+        if fresh := [job_id for job_id, since in found if monotonic() - since < settings.JOB_RESEND_AFTER]:
+            publish(fresh)
+
+
+def publish(job_ids: list[int]) -> None:
+    from .tasks import run_jobs  # Celery's side of this module
 
     try:
-        run_job.apply_async((job_id,), expires=settings.JOB_RESEND_AFTER)
+        run_jobs.apply_async((job_ids,), expires=settings.JOB_RESEND_AFTER)
     except Exception as error:
-        log.warning("job %s could not be sent (%s): the sweep sends it again", job_id, error)
+        log.warning("jobs %s could not be sent (%s): the sweep sends them again", job_ids, error)
 
 
 def run_job(job_id: int) -> bool:

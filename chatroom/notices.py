@@ -6,22 +6,19 @@ from django.utils.timezone import now
 from .events import record_event
 from .jobs import enqueue, job
 from .models import Notice, Room, Task
-from .prepared import Prepared, insert
+from .prepared import insert_new
 from .services.messages import post_notice
 from .services.rooms import room_locked
 
 
 def tell(room: Room, episode: str, *, text: str, task: Task | None = None) -> bool:
     """Under the room's lock. False if people were told in this episode already."""
-    if TOLD.exists(episode=episode):
+    notice = insert_new(Notice(episode=episode, room=room, task=task, text=text))
+    if notice is None:
         return False
-    notice = insert(Notice(episode=episode, room=room, task=task, text=text))
     post_notice(room, text, task=task)
     enqueue("pass_on_notice", notice_id=notice.pk)
     return True
-
-
-TOLD = Prepared[Notice](lambda episode: Notice.objects.filter(episode=episode).values("pk")[:1])
 
 
 @job

@@ -6,6 +6,7 @@ message is built here on first use, from the same querysets and fields, and kept
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from functools import cache, cached_property
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +14,9 @@ from django.db import DatabaseError, connection, models
 from django.db.models.query import get_related_populators
 from django.db.models.signals import post_save
 from django.dispatch import receiver
+
+from .unit import write_in_time
+from .writes import Write
 
 M = TypeVar("M", bound=models.Model)
 # A compiler counts its joins while it writes: two threads in it would leave one out, and the statement is kept.
@@ -28,7 +32,7 @@ class Slot(str):
 class Prepared(Generic[M]):
     """A queryset whose values come later: `Prepared(lambda role: Agent.objects.filter(role=role))`, then `.first(role="builder")`.
 
-    Values are integers and text, as the database takes them.
+    Values are integers, text, as the database takes them, and times.
     """
 
     def __init__(self, build: Callable[..., "models.QuerySet[Any, Any]"]) -> None:
@@ -38,10 +42,10 @@ class Prepared(Generic[M]):
         return next(self.rows(**values), None)
 
     def exists(self, **values: Any) -> bool:
-        return bool(self.fetch(values))
+        return bool(self.plain_rows(**values))
 
     def rows(self, **values: Any) -> Iterator[M]:
-        for row in self.converted(self.fetch(values)):
+        for row in self.converted(self.plain_rows(**values)):
             found = self.model.from_db("default", self.columns, row[self.own])
             remember(found)
             for populator in self.populators:
@@ -51,10 +55,11 @@ class Prepared(Generic[M]):
                 setattr(found, name, row[position])
             yield found
 
-    def fetch(self, values: dict[str, Any]) -> Sequence[Any]:
+    def plain_rows(self, **values: Any) -> Sequence[Any]:
+        """As the database gives them: for a queryset of `values_list` whose columns need no conversion."""
         sql, parameters = self.statement
         with connection.cursor() as cursor:
-            cursor.execute(sql, [values[value] if type(value) is Slot else value for value in parameters])
+            cursor.execute(sql, [as_parameter(values[value]) if type(value) is Slot else value for value in parameters])
             return cursor.fetchall()
 
     def converted(self, rows: Sequence[Any]) -> Iterable[Any]:
@@ -102,6 +107,10 @@ class Prepared(Generic[M]):
         return list((self.compiler.annotation_col_map or {}).items())
 
 
+def as_parameter(value: Any) -> Any:
+    return connection.ops.adapt_datetimefield_value(value) if isinstance(value, datetime) else value
+
+
 def quoted(name: str | None) -> str:
     return connection.ops.quote_name(name or "")
 
@@ -115,27 +124,50 @@ def prepare_to_save(row: models.Model) -> None:
 
 
 @cache
-def insert_statement(model: type[models.Model], *, rows: int) -> tuple[str, list[Any]]:
+def insert_statement(model: type[models.Model], *, rows: int, end: str) -> tuple[str, list[Any]]:
     fields = [field for field in model._meta.local_concrete_fields if not field.primary_key]
     row = f"({', '.join(['%s'] * len(fields))})"
     columns = ", ".join(quoted(field.column) for field in fields)
-    table, key = quoted(model._meta.db_table), quoted(model._meta.pk.column)
-    return f"INSERT INTO {table} ({columns}) VALUES {', '.join([row] * rows)} RETURNING {key}", fields
+    table = quoted(model._meta.db_table)
+    return f"INSERT INTO {table} ({columns}) VALUES {', '.join([row] * rows)}{end.format(key=quoted(model._meta.pk.column))}", fields
 
 
-def insert(*rows: M) -> M:
-    """New rows of one model, in one statement; sends no signals. Returns the first."""
-    sql, fields = insert_statement(type(rows[0]), rows=len(rows))
-    for row in rows:
-        prepare_to_save(row)
-    values = [field.get_db_prep_save(field.pre_save(row, True), connection) for row in rows for field in fields]
+def insert(row: M) -> M:
+    """A new row, with its key. Sends no signals."""
+    found = insert_returning(row, end=" RETURNING {key}")
+    if found is None:
+        raise DatabaseError(f"{row!r} was not written, and the database does not say why")
+    return found
+
+
+def insert_new(row: M) -> M | None:
+    """None if a constraint says that it is there already. Sends no signals."""
+    return insert_returning(row, end=" ON CONFLICT DO NOTHING RETURNING {key}")
+
+
+def insert_returning(row: M, *, end: str) -> M | None:
+    sql, values = prepare_insert([row], end=end)
     with connection.cursor() as cursor:
         cursor.execute(sql, values)
-        keys = [key for (key,) in cursor.fetchall()]
-    for row, key in zip(rows, keys, strict=True):
-        row.pk, row._state.adding, row._state.db = key, False, "default"
-        remember(row)
-    return rows[0]
+        found = cursor.fetchone()
+    if found is None:
+        return None
+    row.pk, row._state.adding, row._state.db = found[0], False, "default"
+    remember(row)
+    return row
+
+
+def insert_in_time(*rows: models.Model) -> None:
+    """New rows of one model whose keys nobody asks for: with the writes of the unit that need no answer. Sends no signals."""
+    sql, values = prepare_insert(rows, end="")
+    write_in_time(Write(rows[0]._meta.db_table, sql, values, what=rows[0], rows=len(rows)))
+
+
+def prepare_insert(rows: Sequence[models.Model], *, end: str) -> tuple[str, list[Any]]:
+    sql, fields = insert_statement(type(rows[0]), rows=len(rows), end=end)
+    for row in rows:
+        prepare_to_save(row)
+    return sql, [field.get_db_prep_save(field.pre_save(row, True), connection) for row in rows for field in fields]
 
 
 @receiver(post_save)
@@ -173,8 +205,6 @@ def save_changes(row: models.Model) -> None:
     if not changed:
         return
     sql, fields = update_statement(type(row), changed)
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [*(field.get_db_prep_save(field.pre_save(row, False), connection) for field in fields), row.pk])
-        if cursor.rowcount != 1:
-            raise DatabaseError(f"{row!r} was changed in {cursor.rowcount} rows, not in one: it is gone")
+    values = [*(field.get_db_prep_save(field.pre_save(row, False), connection) for field in fields), row.pk]
+    write_in_time(Write(row._meta.db_table, sql, values, what=row))
     remember(row)

@@ -3,5 +3,5 @@
 from django.dispatch import Signal
 
 room_created = Signal()  # room
-task_pending = Signal()  # task: it can be claimed from now on
+task_pending = Signal()  # task: it can be claimed from now on; agent: of its role, where the sender has it at hand
 task_left_holder = Signal()  # task, outcome, actor, reason: a person took it from whoever holds it

@@ -1,8 +1,10 @@
 """The sweep: what only a timer can notice. Each step looks at what is due and nothing else, and is safe beside another sweep."""
 
 import logging
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -11,6 +13,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, models, t
 from django.db.models import Q
 from django.utils.timezone import now
 
+from .db import side_by_side
 from .models import IdempotencyRecord, Job, JobState, Pulse
 from .prepared import Prepared
 
@@ -43,18 +46,23 @@ def sweep() -> dict[str, int]:
     return done
 
 
-def each_due(due: models.QuerySet[Any, Any], act: Callable[[int, int], bool]) -> int:
+def each_due(due: Callable[[], Sequence[tuple[int, int]]], act: Callable[[int, int], bool]) -> int:
     """Calls `act(room_id, pk)` for each row that is due, each in a transaction of its own; a row that fails doesn't stop the others.
+    Many are shared among a few threads. `due()` names BATCH of them (`keys_of`), or more; fewer only if that is all.
 
     Returns how many were changed. Goes on until nothing is due, but leaves the other steps their turn after a while.
     """
     done, ends = 0, monotonic() + settings.SWEEP_INTERVAL
     while True:
-        keys = list(due.values_list("room_id", "pk")[:BATCH])
-        changed = sum(try_one(act, room_id, pk) for room_id, pk in keys)
+        keys = due()
+        changed = sum(side_by_side([partial(try_one, act, room_id, pk) for room_id, pk in keys]))
         done += changed
         if len(keys) < BATCH or changed == 0 or monotonic() > ends:
             return done
+
+
+def keys_of(due: models.QuerySet[Any, Any]) -> models.QuerySet[Any, Any]:
+    return due.values_list("room_id", "pk")[:BATCH]
 
 
 def try_one(act: Callable[[int, int], bool], room_id: int, pk: int) -> bool:
@@ -67,21 +75,45 @@ def try_one(act: Callable[[int, int], bool], room_id: int, pk: int) -> bool:
         return False
 
 
-def is_quiet() -> bool:
-    """After an outage of ours everybody first gets the chance to say that they live: no timer declares anything until then."""
+def is_quiet(*, look_again_after: float = 0) -> bool:
+    """After an outage of ours everybody first gets the chance to say that they live: no timer declares anything until then.
+
+    `look_again_after`: for so many seconds of the clock the last look will do.
+    """
+    age = (now() - LAST_LOOK.at).total_seconds()
+    if not 0 <= age < look_again_after:
+        LAST_LOOK.is_quiet, LAST_LOOK.at = is_quiet_now(), now()
+    return LAST_LOOK.is_quiet
+
+
+def is_quiet_now() -> bool:
     pulse = PULSE.first(pulse=1)
     if pulse is None:
         return True
     return pulse.quiet_until > now() or pulse.beat_at < now() - timedelta(seconds=settings.PULSE_STALE_AFTER)
 
 
+@dataclass
+class Look:
+    at: datetime
+    is_quiet: bool
+
+
+LAST_LOOK = Look(datetime.min.replace(tzinfo=UTC), is_quiet=True)
+
+
 PULSE = Prepared[Pulse](lambda pulse: Pulse.objects.filter(pk=pulse))
 
 
-def is_past(field: str, seconds: float) -> Q:
+def is_past(field: str, *, oldest: Any, ahead: Any) -> Q:
     """Longer ago than that; or ahead of the clock, which was set back meanwhile: nobody would wait for it to come round again."""
+    return Q(**{f"{field}__lt": oldest}) | Q(**{f"{field}__gt": ahead})
+
+
+def past(seconds: float) -> dict[str, datetime]:
+    """The two times that `is_past` asks for."""
     time = now()
-    return Q(**{f"{field}__lt": time - timedelta(seconds=seconds)}) | Q(**{f"{field}__gt": time + AHEAD})
+    return {"oldest": time - timedelta(seconds=seconds), "ahead": time + AHEAD}
 
 
 def beat_pulse() -> None:
@@ -109,7 +141,7 @@ def send_jobs_again() -> int:
     """A job whose message was lost, or whose worker died."""
     from .jobs import send_job
 
-    due = Job.objects.filter(is_past("sent_at", settings.JOB_RESEND_AFTER), state=JobState.WAITING)
+    due = Job.objects.filter(is_past("sent_at", **past(settings.JOB_RESEND_AFTER)), state=JobState.WAITING)
     ids = list(due.order_by("sent_at").values_list("pk", flat=True)[:BATCH])
     for job_id in ids:
         if due.filter(pk=job_id).update(sent_at=now()):

@@ -1,12 +1,14 @@
-"""One act, one transaction: what opens inside joins it, a room is locked once, the events are written together at the end."""
+"""One act, one transaction: what opens inside joins it, a room is locked once, what needs no answer is written together."""
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import connection, transaction
+
+from .writes import Write, Writes
 
 
 @dataclass
@@ -15,10 +17,12 @@ class Unit:
     rooms: dict[int, Any] = field(default_factory=dict)
     events: list[Any] = field(default_factory=list)
     last: list[Callable[[], None]] = field(default_factory=list)
+    writes: Writes = field(default_factory=Writes)
 
     def finish(self) -> None:
         while self.last:
             self.last.pop(0)()
+        self.writes.flush()
 
 
 _open = threading.local()
@@ -40,7 +44,21 @@ def one_unit() -> Iterator[Unit]:
     with transaction.atomic():
         unit = _open.unit = Unit(depth=len(connection.savepoint_ids))
         try:
-            yield unit
-            unit.finish()
+            with connection.execute_wrapper(unit.writes.before_others) if is_gathering() else nullcontext():
+                yield unit
+                unit.finish()
         finally:
             _open.unit = outer
+
+
+def is_gathering() -> bool:
+    return connection.vendor == "postgresql"
+
+
+def write_in_time(write: Write) -> None:
+    """Before anything else is read, at the latest with the unit's end."""
+    unit = open_unit() if is_gathering() else None
+    if unit:
+        unit.writes.add(write)
+    else:
+        write.run()

@@ -33,10 +33,10 @@ def complete_start(agent: Agent, principal: Principal, **_: Any) -> None:
 
 
 @receiver(room_signals.task_pending)
-def wake_for_task(task: Task, **_: Any) -> None:
+def wake_for_task(task: Task, agent: Agent | None = None, **_: Any) -> None:
     if task.status != TaskStatus.PENDING:
         return  # an agent that waited here has it already
-    agent = AGENT_OF.first(room=task.room_id, role=task.assigned_role)
+    agent = agent or AGENT_OF.first(room=task.room_id, role=task.assigned_role)
     if agent is not None and agent.kind == AgentKind.REMOTE and not agent.is_live:
         wake_or_tell(lock_placement(task.room, agent.role), task)
 

@@ -1,7 +1,9 @@
 """The sweep's steps about machines and their agents. One row per transaction, under the room's lock, with the condition repeated there."""
 
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 from django.conf import settings
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
@@ -11,8 +13,9 @@ from agents.models import Agent, AgentKind, AgentStatus
 from chatroom.errors import Superseded
 from chatroom.events import move
 from chatroom.models import Notice, Task, TaskStatus
+from chatroom.prepared import Prepared
 from chatroom.services.rooms import room_locked
-from chatroom.sweep import BATCH, each_due, is_past, is_quiet, step, try_one
+from chatroom.sweep import BATCH, each_due, is_past, is_quiet, keys_of, past, step, try_one
 from machines.models import Command, CommandState, Desired, Machine, MachineStatus, Placement, RunLog
 from machines.models.command import SHORT_LIVED, STARTS
 from machines.models.run import UNFINISHED
@@ -50,20 +53,26 @@ def expire_restarts() -> int:
     """Restarting for longer than any attempt may take, and no word since."""
     if is_quiet():
         return 0
-    return each_due(overdue_restarts().order_by("status_since"), expire_restart)
+    return each_due(partial(OVERDUE.plain_rows, oldest=oldest_restart()), expire_restart)
 
 
-def overdue_restarts() -> QuerySet[Agent]:
+def oldest_restart() -> datetime:
+    return now() - timedelta(seconds=settings.RESTART_DEADLINE + RESTART_TOLERANCE)
+
+
+def overdue_restarts(oldest: Any) -> QuerySet[Agent]:
     """The latest of the trigger, a report about its runs, and the end of a wait that its daemon announced is long ago."""
-    oldest = now() - timedelta(seconds=settings.RESTART_DEADLINE + RESTART_TOLERANCE)
     no_word = Q(placement__restart_noted_at=None) | Q(placement__restart_noted_at__lt=oldest)
     return Agent.objects.filter(no_word, status=AgentStatus.RESTARTING, status_since__lt=oldest)
+
+
+OVERDUE = Prepared[Agent](lambda oldest: keys_of(overdue_restarts(oldest).order_by("status_since")))
 
 
 def expire_restart(room_id: int, agent_id: int) -> bool:
     """A start that waits for its machine stays in flight: it happens when the machine is back, within the hour."""
     with room_locked(room_id) as room:
-        agent = overdue_restarts().filter(pk=agent_id).first()
+        agent = overdue_restarts(oldest_restart()).filter(pk=agent_id).first()
         if agent is None:
             return False
         locked = lock_placement(room, agent.role)
@@ -119,12 +128,17 @@ def wake_agents() -> int:
     """Work waits, its remote agent is away: the condition is checked on every change, and here for what was missed."""
     if is_quiet():
         return 0
+    return each_due(partial(MISSED.plain_rows, tomorrow=now() + timedelta(days=1), **past(settings.SWEEP_INTERVAL)), wake_for)
+
+
+def missed_work(tomorrow: Any, oldest: Any, ahead: Any) -> QuerySet[Task]:
     # Whatever waits is planned to be looked at, sooner or later: that index holds nothing else (`Task.plan_look`).
-    waiting = Task.objects.filter(status=TaskStatus.PENDING, look_at__lt=now() + timedelta(days=1))
-    waiting = waiting.filter(is_past("status_since", settings.SWEEP_INTERVAL))
+    waiting = Task.objects.filter(is_past("status_since", oldest=oldest, ahead=ahead), status=TaskStatus.PENDING, look_at__lt=tomorrow)
     untold = ~Exists(Notice.objects.filter(task=OuterRef("pk"), created_at__gte=OuterRef("status_since")))
-    due = waiting.filter(Exists(startable()) | Exists(unstartable()) & untold)
-    return each_due(due.order_by("look_at"), wake_for)
+    return waiting.filter(Exists(startable()) | Exists(unstartable()) & untold).order_by("look_at")
+
+
+MISSED = Prepared[Task](lambda tomorrow, oldest, ahead: keys_of(missed_work(tomorrow, oldest, ahead)))
 
 
 def away() -> QuerySet[Placement]:

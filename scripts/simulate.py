@@ -25,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, help="how many, from 1 on")
     parser.add_argument("--seed", type=int, help="just this one")
-    parser.add_argument("--steps", type=int, default=300, help="acts of the server before everything calms down")
+    parser.add_argument("--steps", type=int, default=300, help="acts that change something before everything calms down")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options: Any = parser.parse_args()
     seeds = [options.seed] if options.seed is not None else range(1, options.seeds + 1)

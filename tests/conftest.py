@@ -2,14 +2,16 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.test import TransactionTestCase
 from django.utils.timezone import now
 
+from chatroom.db import executors
 from chatroom.models import Pulse, Room
 
 from .factories import make_room, make_user
@@ -46,6 +48,19 @@ def quick_emptying() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionTestCase, "_fixture_teardown", empty_tables)
         yield
+
+
+def close_connections() -> None:
+    """Of every thread that kept one, so that the test's database can be emptied and dropped."""
+    for executor in list(vars(executors).values()):
+        together = threading.Barrier(executor._max_workers)
+        for done in [executor.submit(close_together, together) for _ in range(executor._max_workers)]:
+            done.result(10)
+
+
+def close_together(together: threading.Barrier) -> None:
+    together.wait(10)
+    connections.close_all()
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Claims: who holds which attempt of a task. Whatever changes one holds the room's lock, or takes it (`room_locked`)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,8 +14,9 @@ from chatroom import signals
 from chatroom.errors import Superseded
 from chatroom.events import move, record_event
 from chatroom.models import Message, MessageKind, Room, Task, TaskStatus
-from chatroom.prepared import Prepared, insert, save_changes
+from chatroom.prepared import Prepared, insert_in_time, save_changes
 from chatroom.services.rooms import room_locked
+from chatroom.unit import one_unit
 
 CONTEXT_MESSAGES = 20
 CONTEXT_CHARACTERS = 4000
@@ -52,17 +55,33 @@ LOCKED_AGENT = {
 }
 
 
+@contextmanager
+def agent_locked(room_id: int, agent_id: int) -> Iterator[tuple[Room, Agent]]:
+    """`room_locked`, then `lock_agent`, as one statement: the rows are locked in this order, and the agent's is read as it is by then."""
+    with one_unit() as unit:
+        agent = AGENT_AND_ROOM.first(room=room_id, pk=agent_id)
+        if agent is None:
+            with room_locked(room_id):  # or it is the room that is gone, and says so
+                raise Agent.DoesNotExist(f"there is no agent {agent_id} in room {room_id}")
+        agent.room = unit.rooms.setdefault(room_id, agent.room)
+        yield agent.room, agent
+
+
+AGENT_AND_ROOM = Prepared[Agent](
+    lambda room, pk: Agent.objects.select_related("room").select_for_update(of=("room", "self")).filter(room=room, pk=pk)
+)
+
+
 def open_claim_of(agent: Agent) -> Claim | None:
     return OPEN_CLAIM_OF.first(agent=agent.pk)
 
 
-OPEN_CLAIM_OF = Prepared[Claim](lambda agent: Claim.objects.open().filter(agent=agent).select_related("task__message"))
+OPEN_CLAIM_OF = Prepared[Claim](lambda agent: Claim.objects.open().filter(agent=agent).select_related("task__message", "task__room"))
 
 
 def offer_next(agent_id: int, *, room_id: int, incarnation: str, connection: str) -> Offer | None:
     """The work there is for the agent waiting on this socket: its own open claim again, or a new claim of its role's pending task."""
-    with room_locked(room_id) as room:
-        agent = lock_agent(room_id, pk=agent_id)
+    with agent_locked(room_id, agent_id) as (room, agent):
         if agent.incarnation != incarnation or agent.connection != connection:
             raise Superseded(f"another socket speaks for {agent.role} now")
         if claim := open_claim_of(agent):
@@ -96,7 +115,8 @@ def may_take_work(agent: Agent) -> bool:
 def claim_task(room: Room, agent: Agent, task: Task) -> Claim:
     """The one place where work changes hands. The constraints make a second open claim impossible."""
     move(task, "claim_task", actor=agent.role)
-    claim = insert(Claim(task=task, agent=agent, incarnation=agent.incarnation, attempt=task.attempt, round=task.round))
+    claim = Claim(task=task, agent=agent, incarnation=agent.incarnation, attempt=task.attempt, round=task.round)
+    insert_in_time(claim)
     move(agent, "claim_task", actor=agent.role, reason=f"task {task.pk}", lease=leases.offered_lease(), data={"task": task.pk})
     return claim
 
@@ -170,10 +190,10 @@ def abandon_offer(claim_key: str, *, room_id: int, reason: str) -> None:
         if claim is None:
             return
         agent = lock_agent(room_id, pk=claim.agent_id)
-        release_claim(claim, outcome=Outcome.UNDELIVERED, actor="chatroom", reason=reason)
+        freed = release_claim(claim, outcome=Outcome.UNDELIVERED, actor="chatroom", reason=reason)
         if agent.status == AgentStatus.WORKING:
             move(agent, "task_released", actor="chatroom", reason=reason, lease=agent.lease_expires_at)
-        announce_pending(claim.task_id)
+        announce_pending(freed)
 
 
 def end_claim(claim: Claim, *, outcome: str, actor: str) -> None:
@@ -184,31 +204,23 @@ def end_claim(claim: Claim, *, outcome: str, actor: str) -> None:
 def release_claim(claim: Claim, *, outcome: str, actor: str, reason: str) -> Task:
     """Ends the claim; its task is pending again and keeps its role. The caller decides about the agent, then calls `announce_pending`."""
     end_claim(claim, outcome=outcome, actor=actor)
-    task = LOCKED_TASK.first(task=claim.task_id)
-    if task is None:
-        raise Task.DoesNotExist(f"claim {claim.key} is of task {claim.task_id}, which is gone")
+    task = claim.task  # read under the room's lock, as the claim itself
     if task.is_held:
         trigger = "recover_stuck_acknowledged" if task.status == TaskStatus.ACKNOWLEDGED else "recover_orphaned"
         move(task, trigger, actor=actor, reason=reason)
     return task
 
 
-LOCKED_TASK = Prepared[Task](lambda task: Task.objects.select_for_update(of=("self",)).filter(pk=task))
-
-
-def release_open_claim(agent: Agent, *, outcome: str, actor: str, reason: str) -> int | None:
-    """The id of the task it held, now pending; the caller announces it once the agent's own move is made."""
+def release_open_claim(agent: Agent, *, outcome: str, actor: str, reason: str) -> Task | None:
+    """The task it held, now pending; the caller announces it once the agent's own move is made."""
     claim = open_claim_of(agent)
-    return release_claim(claim, outcome=outcome, actor=actor, reason=reason).pk if claim else None
+    return release_claim(claim, outcome=outcome, actor=actor, reason=reason) if claim else None
 
 
-def announce_pending(task_id: int | None) -> None:
-    task = PENDING_TASK.first(task=task_id) if task_id else None
-    if task is not None:
-        signals.task_pending.send(Task, task=task)
-
-
-PENDING_TASK = Prepared[Task](lambda task: Task.objects.select_related("room", "message").filter(pk=task, status=TaskStatus.PENDING))
+def announce_pending(freed: Task | None, *, agent: Agent | None = None) -> None:
+    """Unless it was not held any more, but taken from its holder by an act of a person's. `agent`: of its role, if at hand."""
+    if freed is not None and freed.status == TaskStatus.PENDING:
+        signals.task_pending.send(Task, task=freed, agent=agent)
 
 
 def resumable_claim(agent: Agent) -> Claim | None:

@@ -1,5 +1,7 @@
 """Is the agent there? Joining, renewing, coming back, leaving."""
 
+import hashlib
+import secrets
 from dataclasses import dataclass, field
 
 from django.conf import settings
@@ -19,9 +21,22 @@ from chatroom.prepared import Prepared
 from chatroom.principals import Principal
 from chatroom.services.rooms import require_role, room_locked
 
-from .claims import announce_pending, lock_agent, release_open_claim, reopen_claim, resumable_claim
+from .claims import agent_locked, announce_pending, lock_agent, release_open_claim, reopen_claim, resumable_claim
 
 LONGEST_INCARNATION = 64
+
+
+def connection_name(incarnation: str, number: object) -> str:
+    """`3f9c0d51aa.000002.6b1e…`: which connection of which start, the latter as its program calls itself; at most 32 characters."""
+    start = hashlib.blake2s(incarnation.encode(errors="replace"), digest_size=5).hexdigest()
+    count = min(max(number, 0), 999_999) if isinstance(number, int) else 0
+    return f"{start}.{count:06d}.{secrets.token_hex(6)}"
+
+
+def is_older(connection: str, *, than: str) -> bool:
+    """Of the same start, and opened before: its words come late."""
+    mine, other = connection.split("."), than.split(".")
+    return len(mine) == len(other) == 3 and mine[0] == other[0] and mine[1] < other[1]
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,8 @@ def join_agent(room: Room, *, hello: Hello, principal: Principal) -> Joined:
         known = Incarnation.objects.filter(agent=agent, key=hello.incarnation).first()
         if known is not None and (known.ended_at or agent.incarnation != hello.incarnation):
             raise Superseded(known.ended_by or f"a newer start of {agent.role} took over")
+        if known is not None and is_older(hello.connection, than=agent.connection):
+            raise Superseded(f"a newer connection of this start of {agent.role} speaks for it")
         if known is None and hello.joined and agent.is_live:
             raise Superseded(f"another start of {agent.role} is at work")
         resumed = known is not None and revive(agent, actor=agent.role)
@@ -82,8 +99,8 @@ def require_right_kind(agent: Agent, principal: Principal) -> None:
         )
 
 
-def take_over(agent: Agent, *, hello: Hello, actor: str) -> int | None:
-    """The join itself. What the older start held is free again, and offered first. Returns that task's id."""
+def take_over(agent: Agent, *, hello: Hello, actor: str) -> Task | None:
+    """The join itself. What the older start held is free again, and offered first. Returns that task."""
     note = f"a newer start of {agent.role} took over at {now():%H:%M:%S} UTC"
     end_incarnation(agent, note)
     freed = release_open_claim(agent, outcome=Outcome.SUPERSEDED, actor=actor, reason=note)
@@ -131,8 +148,7 @@ def renew_leases(renewals: list[tuple[int, str]]) -> list[bool | Exception]:
 
 def show_life(agent_id: int, *, room_id: int, incarnation: str) -> str:
     """A sign of life of an incarnation: 'ok', or 'resume' when it had been declared dead. Raises Superseded if it isn't the current one."""
-    with room_locked(room_id):
-        agent = lock_agent(room_id, pk=agent_id)
+    with agent_locked(room_id, agent_id) as (_, agent):
         if agent.incarnation != incarnation:
             known = Incarnation.objects.filter(agent=agent, key=incarnation).first()
             raise Superseded((known and known.ended_by) or f"a newer start of {agent.role} took over")
@@ -206,10 +222,10 @@ def look_after_waiters(room_id: int) -> dict[int, WaiterState]:
     """Who speaks for each agent of the room now, and whether there is work for it. Two queries; a third only if somebody was displaced."""
     from agents import waiters
 
-    roles_with_work = {role for (role,) in ROLES_WITH_WORK.fetch({"room": room_id})}
+    roles_with_work = {role for (role,) in ROLES_WITH_WORK.plain_rows(room=room_id)}
     states = {
         pk: WaiterState(incarnation, connection, status == AgentStatus.READY and role in roles_with_work)
-        for pk, role, status, incarnation, connection in SPEAKERS.fetch({"room": room_id})
+        for pk, role, status, incarnation, connection in SPEAKERS.plain_rows(room=room_id)
         if waiters.are_here(pk)
     }
     displaced = waiters.displaced(room_id, {pk: state.incarnation for pk, state in states.items()})

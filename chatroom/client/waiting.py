@@ -47,7 +47,7 @@ class Waiting:
         self.has_joined = self.said_hello = self.is_welcome = self.is_lost = False
         self.renew_seconds, self.renew_at, self.ping_at, self.welcome_by = 30.0, 0.0, 0.0, 0.0
         self.unanswered, self.heard_at_ping = 0, 0.0
-        self.tries = 0
+        self.tries = self.connections = 0
         self.retry_after: float | None = None
 
     # --- until there is a task
@@ -65,9 +65,10 @@ class Waiting:
     def _attach(self) -> None:
         refuse_without_reader()
         self.socket = connect(self.url, target="/ws/agent/", token=self.token, seconds=min(10, max(1, self._left())))
+        self.connections += 1
         hello = {"type": "hello", "protocol": 1, "room": self.room, "role": self.role, "incarnation": self.incarnation}
         self.said_hello = True
-        self.socket.send({**hello, "joined": self.has_joined})
+        self.socket.send({**hello, "connection": self.connections, "joined": self.has_joined})
         now = time.monotonic()
         self.welcome_by, self.ping_at = now + WELCOME_SECONDS, now + PING_SECONDS
         self.unanswered, self.heard_at_ping = 0, 0.0

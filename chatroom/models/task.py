@@ -147,7 +147,7 @@ class Task(models.Model):
 
     @transition(status, source=S.PENDING_USER_REVIEW, target=RETURN_VALUE(S.PENDING, S.QUEUED))
     def send_back(self, *, role_is_free: bool) -> str:
-        self.round += 1
+        self.begin_round()
         return S.PENDING if role_is_free else S.QUEUED
 
     @transition(status, source=S.ACKNOWLEDGED, target=S.PENDING)
@@ -165,7 +165,8 @@ class Task(models.Model):
 
     @transition(status, source=S.FAILED, target=RETURN_VALUE(S.PENDING, S.QUEUED))
     def retry(self, *, role_is_free: bool) -> str:
-        self.round, self.crashes, self.failure_reason = self.round + 1, 0, ""
+        self.begin_round()
+        self.failure_reason = ""
         return S.PENDING if role_is_free else S.QUEUED
 
     @transition(status, source=OPEN_ENDED, target=S.CLOSED)
@@ -176,4 +177,8 @@ class Task(models.Model):
 
     @transition(status, source=[S.COMPLETED, S.CLOSED], target=S.PENDING_USER_REVIEW, conditions=[is_backlog_item])
     def reopen(self) -> None:
-        self.round += 1
+        self.begin_round()
+
+    def begin_round(self) -> None:
+        """A person wants it once more: what crashed before says nothing about that."""
+        self.round, self.crashes = self.round + 1, 0

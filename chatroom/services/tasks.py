@@ -1,4 +1,8 @@
+import re
 from collections.abc import Callable
+from typing import Any
+
+from django.db.models import Exists, QuerySet
 
 from chatroom import signals
 from chatroom.errors import Invalid, NotFound
@@ -38,8 +42,18 @@ def create_task(
 
 
 def title_of(text: str) -> str:
-    line = next((line for line in text.splitlines() if line.strip(" #*`>-")), text.strip())
-    return line.strip(" #*`>-")[:TITLE_LENGTH] or "…"
+    """Its first line that says something, without the marks of markdown. Only its beginning is searched: a hostile one may be long."""
+    line = next((line for line in text.splitlines() if line.strip(MARKS)), text)
+    return without_marks(line.lstrip(BLOCK_MARKS)[: 4 * TITLE_LENGTH]).strip(MARKS)[:TITLE_LENGTH] or "…"
+
+
+def without_marks(text: str) -> str:
+    """Marks come in pairs: a lone one is text, and so is everything in a code span."""
+    return INLINE_MARKS.sub(lambda found: found["code"] or without_marks(found[found.lastindex or 0]), text)
+
+
+MARKS, BLOCK_MARKS = " #*`>-", " #>-"
+INLINE_MARKS = re.compile(r"`(?P<code>[^`]+)`|\*\*(?=\S)(.+?)(?<=\S)\*\*|~~(.+?)~~|!?\[([^\]]+)\]\([^)\s]*\)")
 
 
 def is_role_free(room_id: int, role: str) -> bool:
@@ -50,15 +64,20 @@ def is_role_free(room_id: int, role: str) -> bool:
 UNDONE = Prepared[Task](
     lambda room, role: Task.objects.filter(room=room, assigned_role=role, status__in=[TaskStatus.QUEUED, *ACTIVE]).values("pk")[:1]
 )
-ACTIVE_OF_ROLE = Prepared[Task](lambda room, role: Task.objects.filter(room=room, assigned_role=role).active().values("pk")[:1])
-NEXT_IN_QUEUE = Prepared[Task](lambda room, role: Task.objects.filter(room=room, assigned_role=role).next_in_queue()[:1])
+
+
+def next_for_idle_role(room: Any, role: Any) -> QuerySet[Task]:
+    """Of the queue, unless the role has something to do."""
+    mine = Task.objects.filter(room=room, assigned_role=role)
+    return mine.next_in_queue().filter(~Exists(mine.active()))[:1]
+
+
+NEXT_FOR_IDLE_ROLE = Prepared[Task](next_for_idle_role)
 
 
 def promote_next(room_id: int, *, role: str) -> Task | None:
     """The oldest of the most urgent queued tasks becomes pending, once the role has nothing active. The caller holds the room's lock."""
-    if ACTIVE_OF_ROLE.exists(room=room_id, role=role):
-        return None
-    task = NEXT_IN_QUEUE.first(room=room_id, role=role)
+    task = NEXT_FOR_IDLE_ROLE.first(room=room_id, role=role)
     if task is not None:
         move(task, "promote", actor="chatroom", reason=f"{role} is free")
         signals.task_pending.send(Task, task=task)

@@ -211,6 +211,8 @@ class Daemon:
                 settings = message.get("settings") or {}
                 self.around.settings = Settings.parse(settings)
                 self.around.limits = policy.Limits().changed(settings)
+                for one in self.supervisors.values():
+                    one.freezing.say_again()
             case "snapshot":
                 self.take_snapshot(message.get("agents") or [])
                 await self.send_heartbeat()

@@ -33,5 +33,10 @@ class FreezeWatch:
             return "stopped"
         return None
 
+    def say_again(self) -> None:
+        """To a server that may have lost touch meanwhile: what was said of a process that is frozen still is true."""
+        if self.said == "frozen":
+            self.said = "stopped"
+
     def seconds(self, change: Change) -> float:
         return {"stopped": self.warn_after, "frozen": self.frozen_after, "continued": 0.0}[change]

@@ -129,8 +129,7 @@ def connect_machine(machine_id: int, hello: Introduction) -> Machine:
         take_offer(machine, hello.offer)
         if machine.status != MachineStatus.CONNECTED:
             change_status(machine, "connect", reason=reason)
-        for living in hello.runs:
-            resume_run(machine, living)
+        resume_runs(machine, hello)
         # In the same transaction: nothing may wake an agent of this machine before those that live have been heard of.
         vouched = vouch(machine_id, runs=hello.unstopped)
         resume_dead(machine, vouched.dead, is_back=True)
@@ -163,6 +162,15 @@ def require_voice(machine: Machine, instance: str) -> None:
         )
 
 
+def resume_runs(machine: Machine, hello: Introduction) -> None:
+    """Most of a hundred are known as they are: one query says which are not."""
+    known = Run.objects.unfinished().filter(machine=machine, pk__in=hello.living)
+    behind = set(known.filter(~Q(state__in=[RunState.RUNNING, RunState.ABORTING]) | Q(pid=None)).values_list("pk", flat=True))
+    for living in hello.runs:
+        if living["run"] in behind:
+            resume_run(machine, living)
+
+
 def resume_run(machine: Machine, living: dict[str, Any]) -> None:
     """A run that lived on while its machine was away; one the server has given up is ended by the snapshot."""
     found = Run.objects.unfinished().filter(pk=living["run"], machine=machine).select_related("agent").first()
@@ -172,7 +180,7 @@ def resume_run(machine: Machine, living: dict[str, Any]) -> None:
         run = Run.objects.select_for_update(of=("self",)).select_related("agent", "machine").get(pk=found.pk)
         if not run.is_finished:
             has_process = living.get("state") in (RunState.RUNNING, RunState.ABORTING)
-            pid = read_id(living.get("pid"))
+            pid = read_id(living.get("pid")) or None
             walk(run, until=RunState.RUNNING if has_process else RunState.PREPARING, pid=pid)
             note_pid(run, pid)
 

@@ -4,11 +4,15 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import DataError, IntegrityError
+from django.db.models import F
+from django.db.models.functions import Greatest
 from django.utils.timezone import now
 
+from agents import leases
 from agents.models import Agent
-from agents.models.agent import LIVE
+from agents.models.agent import LIVE, AgentQuerySet
 from agents.services.claims import lock_agent
 from chatroom import notices
 from chatroom.errors import ChatroomError
@@ -89,7 +93,7 @@ def apply_step(run: Run, report: dict[str, Any], *, until: str) -> None:
     refuse_if_lost(run)
     if run.is_finished:
         return
-    pid = read_id(report.get("pid"))
+    pid = read_id(report.get("pid")) or None
     if walk(run, until=until, pid=pid):
         note_progress(run)
     note_pid(run, pid)
@@ -157,20 +161,35 @@ def apply_stopped(run: Run, report: dict[str, Any]) -> None:
 
 
 def apply_frozen(run: Run, report: dict[str, Any]) -> None:
-    """Its lease ends now: the next sweep says dead. Nothing starts a second process beside a frozen one."""
-    if run.is_finished or run.is_frozen or was_applied(run, report):
+    """Its lease ends now: the next sweep says dead. Nothing starts a second process beside a frozen one.
+
+    Not of an agent that was heard of since: then the report is an old one, and the next will say that the process went on, or, with
+    each new connection, that it is frozen still.
+    """
+    if run.is_finished or was_applied(run, report):
         return
-    run.is_frozen, run.stopped_at = True, run.stopped_at or now()
-    run.save()
     reason = "its process is frozen (SIGSTOP): SIGCONT, or a restart, helps"
-    note_signal(run, report, "frozen", reason=reason)
-    Agent.objects.filter(pk=run.agent_id, status__in=LIVE, incarnation=run.incarnation).update(lease_expires_at=now())
+    if not run.is_frozen:
+        run.is_frozen, run.stopped_at = True, run.stopped_at or now()
+        run.save()
+        note_signal(run, report, "frozen", reason=reason)
+    if run.agent.last_seen_at is not None and run.agent.last_seen_at > now() - read_age(report):
+        return
+    living_agent_of(run).update(lease_expires_at=now())
     notices.tell(run.agent.room, freezing_episode(run), text=f"{run.agent.role} on {run.machine.name}: {reason}.")
 
 
+def living_agent_of(run: Run) -> AgentQuerySet:
+    return Agent.objects.filter(pk=run.agent_id, status__in=LIVE, incarnation=run.incarnation)
+
+
 def apply_continued(run: Run, report: dict[str, Any]) -> None:
+    """If it counted as frozen and no sweep has looked yet, it lives on with the lease that a vouched agent has."""
     if run.is_finished or run.stopped_at is None or was_applied(run, report):
         return
+    if run.is_frozen:
+        lease = leases.lease(settings.HEARTBEAT_TTL) - read_age(report)
+        living_agent_of(run).update(lease_expires_at=Greatest(F("lease_expires_at"), lease))
     run.stopped_at, run.is_frozen = None, False
     run.save()
     note_signal(run, report, "continued", reason="its process goes on")

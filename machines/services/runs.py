@@ -117,12 +117,12 @@ def forget_process(agent: Agent, *, message: str) -> None:
     agent.save()
 
 
-def free_task(run: Run, *, message: str) -> int | None:
-    """The task of a process that ended: pending again (its id); failed when it was aborted, or has crashed too many agents (None)."""
+def free_task(run: Run, *, message: str) -> Task | None:
+    """The task of a process that ended: pending again; failed when it was aborted, or has crashed too many agents (None)."""
     agent, claim = run.agent, open_claim_of(run.agent)
     if claim is None:
         return None
-    task = Task.objects.select_for_update(of=("self",)).get(pk=claim.task_id)
+    task = claim.task
     if run.verdict == "faulty" and claim.delivered_at is not None:
         task.crashes += 1
         task.save()
@@ -134,7 +134,7 @@ def free_task(run: Run, *, message: str) -> int | None:
         reason = f"it crashed its agent {task.crashes} times, the last time: {who}"
         fail_claimed(run, task, claim, reason=reason, outcome=Outcome.PROCESS_EXITED)
         return None
-    return release_claim(claim, outcome=Outcome.PROCESS_EXITED, actor=run.machine.name, reason=who).pk
+    return release_claim(claim, outcome=Outcome.PROCESS_EXITED, actor=run.machine.name, reason=who)
 
 
 def fail_claimed(run: Run, task: Task, claim: Claim, *, reason: str, outcome: str) -> None:

@@ -44,7 +44,7 @@ IN_FLIGHT = Prepared[Command](lambda machine: Command.objects.in_flight().filter
 
 def glance(machine_id: int) -> tuple[Any, ...]:
     """Another one whenever the snapshot has changed: two narrow queries, for the looks that hardly ever find anything."""
-    return (*PLACED.fetch({"machine": machine_id}), *IN_FLIGHT.fetch({"machine": machine_id}))
+    return (*PLACED.plain_rows(machine=machine_id), *IN_FLIGHT.plain_rows(machine=machine_id))
 
 
 def describe_placement(placement: Placement, *, command: int | None, history: list[dict[str, Any]]) -> dict[str, Any]:

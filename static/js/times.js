@@ -45,8 +45,8 @@ function tick() {
     if (element.dataset.until === "in") write(element, left > 0 ? `in ${sayAge(left, "long")}` : "now");
     else write(element, left >= 0 ? `${sayAge(left, "timer")} left` : "over");
   }
-  for (const element of document.querySelectorAll("[data-lease]")) {
-    element.hidden = Date.parse(element.dataset.lease) > present;
+  for (const element of document.querySelectorAll("[data-appears]")) {
+    element.hidden = Date.parse(element.dataset.appears) > present;
   }
 }
 

@@ -123,6 +123,36 @@ def test_every_step_of_the_sweep_is_looked_at_here() -> None:
     assert ours <= set(INDEX_OF) | ONE_ROW
 
 
+def test_statistics_of_another_time_make_no_difference(crowd: Room) -> None:
+    """Leases are always in motion: what the planner knows of them is old, and by then they are all over."""
+    Agent.objects.update(status="ready", lease_expires_at=agents_sweep.leases.lease(-60))
+    know_the_tables()
+    Agent.objects.update(lease_expires_at=agents_sweep.leases.lease(85))
+    with recorded() as statements:
+        assert agents_sweep.expire_leases() == 0
+    for plan in finding(statements):
+        assert plan.indexes == {"agent_lease"}, plan
+        assert (plan.scans, plan.rows) == ([], 0), plan
+
+
+def test_a_plan_that_is_kept_reads_no_whole_table(crowd: Room) -> None:
+    """A statement that comes again and again is planned once, for values that are not known then."""
+    before = rows_of_whole_tables()
+    for step in INDEX_OF:
+        for _ in range(12):
+            assert step() == 0
+        assert rows_of_whole_tables() - before < MANY, step.__name__
+
+
+def rows_of_whole_tables() -> int:
+    """SQLite keeps no plans: there the other tests say it all."""
+    if is_sqlite():
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT sum(seq_tup_read) FROM pg_stat_xact_user_tables WHERE relname IN ('agents_agent', 'chatroom_task')")
+        return int(cursor.fetchone()[0])
+
+
 def test_the_sweep_costs_what_is_due(crowd: Room) -> None:
     for step, index in INDEX_OF.items():
         with recorded() as statements:

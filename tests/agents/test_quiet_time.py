@@ -8,6 +8,7 @@ from django.db.models import F
 from django.utils.timezone import now
 
 from agents.models import Agent, AgentStatus, Claim
+from chatroom import sweep as sweeping
 from chatroom.models import Event, Pulse, Room, Task
 from chatroom.sweep import beat_pulse, is_quiet, sweep
 from tests.agents.playing import Program, everything
@@ -95,6 +96,17 @@ def test_a_beat_that_finds_the_pulse_far_away_begins_the_quiet_time(pulse: Pulse
 def test_the_first_beat_ever_begins_no_quiet_time(db: None) -> None:
     beat_pulse()
     assert not is_quiet()
+
+
+@pytest.mark.parametrize("seconds", [-1, 2], ids=["set back", "later"])
+def test_the_last_look_for_the_quiet_time_is_not_good_for_long(pulse: Pulse, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    assert not is_quiet()
+    Pulse.objects.update(quiet_until=now() + timedelta(seconds=60))
+    looked_at = sweeping.LAST_LOOK.at
+    monkeypatch.setattr(sweeping, "now", lambda: looked_at + timedelta(seconds=0.5))
+    assert not is_quiet(look_again_after=1)
+    monkeypatch.setattr(sweeping, "now", lambda: looked_at + timedelta(seconds=seconds))
+    assert is_quiet(look_again_after=1)
 
 
 @pytest.mark.scenario(90)

@@ -9,12 +9,20 @@ from django.contrib.auth.models import User
 from django.db import DatabaseError, connection
 from django.utils.timezone import now
 
+from agents import sweep as agents_sweep
 from agents.models import Agent, AgentKind, AgentStatus, Claim, Incarnation, Outcome
+from agents.services.claims import agent_locked
 from agents.sweep import expire_leases
 from chatroom import sweep as sweeping
+from chatroom.errors import NotFound
 from chatroom.models import Event, IdempotencyRecord, Job, Message, MessageKind, Notice, Pulse, Room, Task, TaskStatus
-from chatroom.sweep import each_due, sweep
+from chatroom.prepared import Prepared
+from chatroom.services.rooms import room_locked
+from chatroom.signals import task_pending
+from chatroom.sweep import each_due, keys_of, sweep
 from tests.agents.playing import Program, everything, triggers
+from tests.conftest import close_connections
+from tests.daemon.processes import eventually
 from tests.factories import make_agent, make_claim, make_held_task, make_room, make_task, make_user
 
 pytestmark = pytest.mark.django_db
@@ -96,7 +104,14 @@ def test_a_task_acknowledged_for_long_whose_holder_is_gone_is_pending_again(room
     """Only a fault leaves an open claim with a dead agent: whoever dies releases in the same transaction."""
     task, agent, claim = make_held_task(room, started=False, status_since=ago(121))
     Agent.objects.filter(pk=agent.pk).update(status=status, lease_expires_at=None, status_since=now())
+    announced: list[tuple[int, str]] = []
+
+    def note(task: Task, **_: Any) -> None:
+        announced.append((task.pk, task.status))
+
+    task_pending.connect(note)
     sweep()
+    assert announced == [(task.pk, TaskStatus.PENDING)]
     assert (Task.objects.get(pk=task.pk).status, Claim.objects.get(pk=claim.pk).is_open) == (TaskStatus.PENDING, False)
     assert triggers(task) == ["recover_stuck_acknowledged"]
 
@@ -218,6 +233,7 @@ def expire_lease_but(bad: Agent) -> Any:
 
 def test_a_sweep_does_more_than_one_batch(alice: User, pulse: Pulse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "BATCH", 2)
+    monkeypatch.setattr(agents_sweep, "EXPIRED", Prepared[Agent](agents_sweep.EXPIRED.build))
     room = make_room(alice, name="Many", team="a,b,c,d,e")
     for role in room.team:
         make_agent(room, role, lease=-1)
@@ -232,7 +248,7 @@ def test_a_batch_in_which_nothing_changes_is_not_repeated(room: Room, monkeypatc
         seen.append(pk)
         return False
 
-    assert each_due(Agent.objects.order_by("pk"), change_nothing) == 0
+    assert each_due(lambda: list(keys_of(Agent.objects.order_by("pk"))), change_nothing) == 0
     assert len(seen) == 2
 
 
@@ -249,6 +265,46 @@ def test_an_agent_that_renews_while_the_sweep_looks_at_it_lives(room: Room, puls
     # The sweep chose it; its renewal came before the sweep had locked it.
     assert not expire_lease(room.pk, program.agent.pk)
     assert program.agent.status == AgentStatus.READY
+
+
+def somebody_waits_for_a_lock() -> bool:
+    """Only PostgreSQL can say so; on SQLite whoever comes second is made to wait where its transaction begins."""
+    if connection.vendor != "postgresql":
+        return True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_stat_clear_snapshot()")
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+        return bool(cursor.fetchone()[0])
+
+
+def test_a_room_or_an_agent_that_is_gone_is_called_so(room: Room) -> None:
+    agent = make_agent(room)
+    other = make_room(make_user("olga"), name="Other")
+    for missing, what in ((other.pk, Agent.DoesNotExist), (0, NotFound)):
+        with pytest.raises(what), agent_locked(missing, agent.pk):
+            pytest.fail("it was found")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whoever_waited_for_the_room_sees_the_agent_as_it_is_by_then() -> None:
+    room = make_room(make_user("olga"))
+    agent = make_agent(room, lease=-1)
+    begin, seen = threading.Barrier(2), []
+
+    def look() -> None:
+        begin.wait(20)
+        with agent_locked(room.pk, agent.pk) as (locked, found):
+            seen.append((locked.slug, found.connection))
+        connection.close()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    with room_locked(room.pk):
+        begin.wait(20)
+        eventually(somebody_waits_for_a_lock)
+        Agent.objects.filter(pk=agent.pk).update(connection="another")
+    thread.join(20)
+    assert seen == [(room.slug, "another")]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -271,6 +327,7 @@ def test_two_sweeps_at_once_do_everything_once() -> None:
         thread.start()
     for thread in sweeps:
         thread.join()
+    close_connections()
 
     assert sum(counts["expire_leases"] for counts in done) == 20
     assert Event.objects.filter(trigger="heartbeat_expired").count() == 20

@@ -19,8 +19,8 @@ from django.db import connection
 from agents import waiters
 from chatroom import ending
 from chatroom.models import Room
+from tests.conftest import close_connections
 from tests.factories import token_of
-from tests.pages.conftest import close_connections
 
 PATIENCE = 5.0
 
@@ -137,8 +137,8 @@ class Socket:
     async def say(self, type: str, **fields: Any) -> None:  # noqa: A002  (the word of the protocol)
         await self.communicator.send_json_to({"type": type, **fields})
 
-    async def hello(self, room: Room | str, role: str = "builder", *, incarnation: str = "one", joined: bool = False) -> None:
-        await self.say("hello", protocol=1, room=str(room), role=role, incarnation=incarnation, joined=joined)
+    async def hello(self, room: Room | str, role: str = "builder", *, incarnation: str = "one", **fields: Any) -> None:
+        await self.say("hello", protocol=1, room=str(room), role=role, incarnation=incarnation, **{"joined": False, **fields})
 
     async def join(self, room: Room | str, role: str = "builder", **fields: Any) -> dict[str, Any]:
         await self.hello(room, role, **fields)

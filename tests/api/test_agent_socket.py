@@ -235,6 +235,28 @@ async def test_a_reconnect_of_an_older_start_never_displaces_the_newer_one(token
         assert await new.hears_nothing()
 
 
+@pytest.mark.scenario(13)
+async def test_a_late_word_on_an_older_connection_displaces_no_newer_one_of_the_same_start(token: str, room: Room, alice: User) -> None:
+    """The client gave the first one up before the server had read its hello."""
+    async with agent_socket(token) as late, agent_socket(token) as newer:
+        await newer.join(room, incarnation="one", connection=2)
+        await late.hello(room, incarnation="one", connection=1)
+        assert "a newer connection of this start" in (await late.hear("superseded"))["message"]
+        assert await late.closing_code() == 4409
+        await late.end()
+        await send(room, alice)
+        assert (await newer.hear("offer"))["attempt"] == 1
+    assert triggers(room, "agent")[0] == "join"
+
+
+@pytest.mark.parametrize("number", [0, 1, True, None, "2", -1, 10**9])
+async def test_connections_that_do_not_count_up_take_over_in_the_order_in_which_they_come(token: str, room: Room, number: object) -> None:
+    async with agent_socket(token) as first, agent_socket(token) as again:
+        await first.join(room, incarnation="one", connection=number)
+        await again.join(room, incarnation="one", connection=number, joined=True)
+        assert len(builder(room).connection) <= 32
+
+
 async def test_a_newer_socket_of_the_same_start_takes_over_from_the_older_one(token: str, room: Room, alice: User) -> None:
     async with agent_socket(token) as half_open, agent_socket(token) as again:
         await half_open.join(room, incarnation="one")

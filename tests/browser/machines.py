@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from tests.browser.conftest import sign_in_path
 from tests.processes.acts import agent
@@ -25,6 +25,10 @@ version = ["echo", "shell 1.2"]
 [harnesses.talker]
 command = ["{folder}/talker.sh"]
 
+[harnesses.choosy]
+command = ["/bin/sh", "{shell}", "user"]
+models = ["small", "large"]
+
 [harnesses.broken]
 command = ["{folder}/broken.sh"]
 
@@ -36,6 +40,16 @@ printf '\\033[31mred\\033[0m <b>not bold</b>\\n'
 (n=0; while :; do n=$((n + 1)); echo "line $n"; sleep 0.3; done) &
 exec /bin/sh '{shell}' user
 """
+WATCH = """([name, selector]) => {
+  const seen = [];
+  (window.watched ??= {})[name] = seen;
+  const look = () => {
+    const status = document.querySelector(selector)?.dataset.status;
+    if (status !== seen.at(-1)?.[0]) seen.push([status, Date.now()]);
+  };
+  look();
+  new MutationObserver(look).observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: ["data-status"] });
+}"""
 BROKEN = """#!/bin/sh
 echo 'looking for the licence'
 echo 'no licence <found>' >&2
@@ -80,8 +94,10 @@ def machines(program: Program) -> list[dict[str, object]]:
     return found
 
 
-def place(program: Program, room: str, harness: str, *, machine: str = "", role: str = "builder", folder: Path | None = None) -> None:
-    where = {"kind": "remote", "machine": machine or local_machine(program), "harness": harness, "mode": "loop"}
+def place(
+    program: Program, room: str, harness: str, *, machine: str = "", role: str = "builder", folder: Path | None = None, model: str = ""
+) -> None:
+    where = {"kind": "remote", "machine": machine or local_machine(program), "harness": harness, "mode": "loop", "model": model}
     answer = program.api("PUT", f"rooms/{room}/agents/{role}", {**where, "directory": str(folder or program.home / "demo")})
     assert answer.status == 200, answer.text
 
@@ -151,3 +167,17 @@ def paste(server: Program) -> Iterator[Paste]:
     yield run
     for command in started:
         command.kill()
+
+
+def watch(page: Page, role: str = "builder") -> None:
+    """From now on the page notes each status that it shows of this agent."""
+    page.evaluate(WATCH, [role, f"#agent-{role}"])
+
+
+def watched(page: Page, role: str = "builder") -> list[tuple[str, int]]:
+    """Each status that the page has shown, and since when, in ms since 1970."""
+    return [(status, at) for status, at in page.evaluate("(name) => window.watched[name]", role)]
+
+
+def statuses(page: Page, role: str = "builder") -> list[str]:
+    return [status for status, _ in watched(page, role)]

@@ -25,22 +25,16 @@ from tests.browser.machines import (
     run_pid,
     server,
     signed_in,
+    statuses,
+    watch,
+    watched,
     write_script,
 )
-from tests.processes.acts import agent, events, send, wait_for_status
+from tests.processes.acts import agent, events, wait_for_status
 from tests.processes.program import Program, is_alive, wait_until
 
 __all__ = ["laptop", "paste", "server", "signed_in"]
 PATIENT = 30_000
-WATCH = """(selector) => {
-  window.statuses = [];
-  const look = () => {
-    const status = document.querySelector(selector)?.dataset.status;
-    if (status !== window.statuses.at(-1)?.[0]) window.statuses.push([status, Date.now()]);
-  };
-  look();
-  new MutationObserver(look).observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: ["data-status"] });
-}"""
 
 
 @pytest.fixture(autouse=True)
@@ -70,10 +64,6 @@ def machine_row(page: Page, name: str = LAPTOP) -> Locator:
 
 def expect_machine(page: Page, status: str, name: str = LAPTOP) -> None:
     expect(machine_row(page, name)).to_have_attribute("data-status", status, timeout=PATIENT)
-
-
-def statuses(page: Page) -> list[str]:
-    return [status for status, _ in page.evaluate("window.statuses")]
 
 
 @pytest.mark.scenario(36)
@@ -150,7 +140,7 @@ def test_a_start_in_one_browser_is_seen_in_two_and_after_a_reload(server: Progra
     place(server, room, "shell")
     other = open_page(f"/rooms/{room}/")
     wait_until_live(other)
-    other.evaluate(WATCH, "#agent-builder")
+    watch(other)
     expect_agent(page, "offline").get_by_role("button", name="Start", exact=True).click()
     for one in (page, other):
         row = expect_agent(one, "ready")
@@ -207,15 +197,18 @@ def test_a_killed_agent_is_seen_restarting_and_ready_again(server: Program, room
     press(server, room, "start")
     expect_agent(page, "ready")
     pid = run_pid(server, room)
-    page.evaluate(WATCH, "#agent-builder")
+    watch(page)
+    page.locator("#agent-builder").get_by_text("Stop…").click()
     killed = time.time()
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: "restarting" in statuses(page), what="the browser shows RESTARTING")
-    seen = next(at for status, at in page.evaluate("window.statuses") if status == "restarting")
+    seen = next(at for status, at in watched(page) if status == "restarting")
     print(f"kill to RESTARTING in the browser: {seen - killed * 1000:.0f} ms")
     expect_agent(page, "ready")
     wait_until(lambda: run_pid(server, room) not in {0, pid}, what="a new process")
     expect(page.locator("#agent-builder")).to_contain_text(f"running, pid {run_pid(server, room)}", timeout=PATIENT)
+    # A question that a person has opened stays, though the button before it came and went.
+    expect(page.locator("#agent-builder").get_by_role("button", name="Stop builder")).to_be_visible()
     assert is_same_page(page)
 
 
@@ -223,7 +216,7 @@ def test_a_killed_agent_is_seen_restarting_and_ready_again(server: Program, room
 @pytest.mark.scenario(73)
 def test_an_agent_that_can_not_start_stands_on_top_until_it_is_mended(server: Program, room: str, page: Page) -> None:
     place(server, room, "broken")
-    page.evaluate(WATCH, "#agent-builder")
+    watch(page)
     expect_agent(page, "offline").get_by_role("button", name="Start", exact=True).click()
     expect_agent(page, "dead_failed_revive")
     assert "restarting" in statuses(page)
@@ -234,6 +227,10 @@ def test_an_agent_that_can_not_start_stands_on_top_until_it_is_mended(server: Pr
     expect(card.locator("[data-command-state=failed]")).to_contain_text("Start")
     assert page.locator("#attention").bounding_box()["y"] < page.locator("#agents").bounding_box()["y"]  # type: ignore[index]
     assert len(events(server, room, name="message.post")) == 1, "people were told once"
+    page.set_viewport_size({"width": 390, "height": 800})
+    tab = page.locator(".tabs [data-pane-to=team]")
+    assert tab.evaluate("tab => getComputedStyle(tab, '::after').width") == "7px", "the pane that is out of sight has a mark"
+    page.set_viewport_size({"width": 1440, "height": 900})
 
     broken = server.folder / "broken.sh"
     before = broken.read_text()
@@ -317,17 +314,43 @@ def test_an_offer_that_can_not_be_fetched_is_said_and_loses_nothing(laptop: Lapt
     expect(form.get_by_role("button", name="Save")).to_be_enabled()
 
 
+def press_start_and_read_why(page: Page, says: str) -> None:
+    expect_agent(page, "offline").get_by_role("button", name="Start", exact=True).click()
+    expect_agent(page, "dead_failed_revive")
+    card = page.locator("#attention-builder")
+    expect(card).to_contain_text(says)
+    expect(card.locator("[data-command-state=failed]")).to_be_visible()
+
+
 @pytest.mark.scenario(49)
 @pytest.mark.parametrize(("harness", "folder", "says"), [("missing", "", "program not found"), ("shell", "nowhere", "nowhere")])
 def test_what_fails_in_validation_says_why_where_the_button_was(
     server: Program, room: str, page: Page, harness: str, folder: str, says: str
 ) -> None:
     place(server, room, harness, folder=server.home / "demo" / folder)
-    expect_agent(page, "offline").get_by_role("button", name="Start", exact=True).click()
-    expect_agent(page, "dead_failed_revive")
-    card = page.locator("#attention-builder")
-    expect(card).to_contain_text(says)
-    expect(card.locator("[data-command-state=failed]")).to_be_visible()
+    press_start_and_read_why(page, says)
+
+
+@pytest.mark.scenario(49)
+def test_a_link_that_leads_out_of_what_is_allowed_is_refused_where_the_button_was(
+    server: Program, room: str, page: Page, tmp_path: Path
+) -> None:
+    link = server.home / "demo" / f"link-{room}"
+    link.symlink_to(tmp_path)
+    place(server, room, "shell", folder=link)
+    press_start_and_read_why(page, f"leads to {tmp_path}, which is outside of what this machine allows")
+
+
+@pytest.mark.scenario(49)
+def test_a_model_that_its_machine_does_not_have_any_more_is_said_where_the_button_was(server: Program, room: str, page: Page) -> None:
+    place(server, room, "choosy", model="large")
+    harnesses = server.home / "daemon" / "harnesses.toml"
+    before = harnesses.read_text()
+    harnesses.write_text(before.replace('["small", "large"]', '["small"]'))
+    try:
+        press_start_and_read_why(page, "harness choosy has no model large; it has small")
+    finally:
+        harnesses.write_text(before)
 
 
 @pytest.mark.scenario(72)
@@ -363,15 +386,6 @@ def test_the_output_of_an_agent_is_read_live_and_is_text(server: Program, room: 
     page.keyboard.press("Escape")
     expect(sheet).to_be_hidden()
     assert is_same_page(page)
-
-
-def test_a_task_that_waits_for_its_agent_starts_it_and_is_done(server: Program, room: str, page: Page) -> None:
-    place(server, room, "shell")
-    page.evaluate(WATCH, "#agent-builder")
-    send(server, room, "wake up")
-    expect(page.locator(".kind-result")).to_contain_text("builder did: wake up", timeout=PATIENT)
-    assert statuses(page)[:2] == ["offline", "restarting"]
-    assert agent(server, room)["desired_state"] == "running"
 
 
 @pytest.mark.parametrize("width", [1440, 900, 390])

@@ -1,11 +1,14 @@
 """Jobs: rows first, messages second; done once, whatever happens to the messages."""
 
+import queue
 from collections.abc import Iterator
 from datetime import timedelta
+from time import monotonic
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.conf import settings
+from django.db import OperationalError, transaction
 from django.utils.timezone import now
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
@@ -14,6 +17,7 @@ from chatroom.jobs import enqueue, run_job
 from chatroom.models import Event, Job, JobState, Message, Notice, Room
 from chatroom.services.rooms import room_locked
 from chatroom.sweep import send_jobs_again
+from chatroom.tasks import run_jobs
 from tests.factories import make_task
 
 pytestmark = pytest.mark.django_db
@@ -45,6 +49,17 @@ def handled() -> Iterator[list[Any]]:
 
 def age(job: Job, **fields: float) -> None:
     Job.objects.filter(pk=job.pk).update(**{name: now() - timedelta(seconds=seconds) for name, seconds in fields.items()})
+
+
+def test_a_job_whose_failure_cannot_be_noted_takes_no_other_with_it(
+    room: Room, sent: list[int], handled: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(job_id: int, error: Exception) -> None:
+        raise OperationalError("the database is away")
+
+    monkeypatch.setattr(jobs, "note_failure", cannot)
+    run_jobs([enqueue("note", what=what).pk for what in ("fail", "second")])
+    assert handled == ["second"]
 
 
 def test_a_job_is_sent_after_the_commit_of_its_cause(
@@ -121,14 +136,34 @@ def test_a_job_whose_message_was_lost_is_sent_again_until_it_is_done(room: Room,
 
 
 def test_a_broker_that_is_away_is_said_and_costs_nothing(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chatroom.tasks import run_job as celery_job
+    from chatroom.tasks import run_jobs
 
     def away(*_: Any, **__: Any) -> None:
         raise ConnectionError("nobody listens")
 
-    monkeypatch.setattr(celery_job, "apply_async", away)
-    jobs.publish_job(12)
-    assert "job 12 could not be sent (nobody listens): the sweep sends it again" in caplog.text
+    monkeypatch.setattr(run_jobs, "apply_async", away)
+    jobs.publish([12])
+    assert "jobs [12] could not be sent (nobody listens): the sweep sends them again" in caplog.text
+
+
+def test_what_waited_behind_a_hung_broker_for_long_is_left_to_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    published: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+    monkeypatch.setattr(jobs, "publish", published.put)
+    found: list[int] = []
+    for job_id, waited in [(1, 0.0), (2, settings.JOB_RESEND_AFTER + 1), (3, 0.0)]:
+        jobs.unsent().put((job_id, monotonic() - waited))
+    while len(found) < 2:
+        found += published.get(timeout=20)
+    assert found == [1, 3]
+
+
+def test_a_message_of_several_jobs_runs_each_of_them(room: Room, sent: list[int], handled: list[Any]) -> None:
+    from chatroom.tasks import run_jobs
+
+    rows = [enqueue("note", what=what) for what in ("one", "fail", "two")]
+    run_jobs([row.pk for row in rows])
+    assert handled == ["one", "two"]
+    assert [Job.objects.get(pk=row.pk).state for row in rows] == [JobState.DONE, JobState.WAITING, JobState.DONE]
 
 
 def test_people_are_told_once_per_episode_and_a_job_passes_it_on(room: Room) -> None:

@@ -1,14 +1,17 @@
 """Statements built once read and write what the ORM's own do."""
 
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth.models import User
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db.models import Model
 from django.test.utils import CaptureQueriesContext
 
-from agents.models import Agent
+from agents.models import Agent, Claim
 from chatroom.events import record_event
 from chatroom.models import Event, Message, Room, Task, TaskStatus
-from chatroom.prepared import Prepared, insert, save_changes
+from chatroom.prepared import Prepared, insert, insert_in_time, save_changes
 from chatroom.unit import one_unit
 from tests.factories import make_task
 
@@ -42,6 +45,13 @@ def test_each_call_brings_its_own_values(room: Room) -> None:
     assert list(PENDING.rows(room=room.pk)) == [task]
 
 
+def test_times_are_compared_as_times(room: Room) -> None:
+    task = make_task(room)
+    since = Prepared[Task](lambda oldest: Task.objects.filter(status_since__gt=oldest).values_list("room_id", "pk"))
+    assert list(since.plain_rows(oldest=task.status_since - timedelta(microseconds=1))) == [(room.pk, task.pk)]
+    assert list(since.plain_rows(oldest=task.status_since)) == []
+
+
 def test_only_changed_columns_are_written(room: Room) -> None:
     agent = found(room)
     Agent.objects.filter(pk=agent.pk).update(connection="by another hand")
@@ -72,7 +82,8 @@ def test_a_row_that_is_gone_is_an_error(room: Room) -> None:
 
 
 def test_new_rows_get_their_keys_and_defaults(room: Room) -> None:
-    first = insert(Message(room=room, sender="alice", text="one"), Message(room=room, sender="bob", text="two"))
+    first = insert(Message(room=room, sender="alice", text="one"))
+    insert_in_time(Message(room=room, sender="bob", text="two"))
     assert list(Message.objects.values_list("sender", "text", "kind")) == [("alice", "one", "chat"), ("bob", "two", "chat")]
     assert first == Message.objects.get(text="one")
     assert first.created_at == Message.objects.get(text="one").created_at
@@ -113,3 +124,81 @@ def test_a_unit_that_fails_leaves_nothing(room: Room) -> None:
         fail_after_writing(room)
     assert not Event.objects.filter(trigger="goes").exists()
     assert not Message.objects.exists()
+
+
+def pending_in(room: Room) -> Task:
+    make_task(room)
+    return next(PENDING.rows(room=room.pk))
+
+
+def test_what_needs_no_answer_travels_together_on_postgresql_and_whoever_reads_sees_it(room: Room) -> None:
+    agent, task, message = found(room), pending_in(room), Message(room=room, sender="alice", text="one")
+    agent.connection, task.title = "there", "changed"
+    with CaptureQueriesContext(connection) as queries, one_unit():
+        save_changes(agent)
+        save_changes(task)
+        insert_in_time(message)
+        assert Agent.objects.get(pk=agent.pk).connection == "there"
+        assert Task.objects.get(pk=task.pk).title == "changed"
+        assert Message.objects.filter(text="one").exists()
+        record_event(room, "act", actor="alice", room_id=room.pk)
+    writes = [query["sql"] for query in queries if "INSERT" in query["sql"] or "UPDATE" in query["sql"]]
+    assert len(writes) == (2 if connection.vendor == "postgresql" else 4)
+
+
+def test_two_writes_of_a_table_keep_their_order(room: Room) -> None:
+    agent = found(room)
+    with one_unit():
+        for name in ("first", "second"):
+            agent.connection = name
+            save_changes(agent)
+    assert Agent.objects.get(pk=agent.pk).connection == "second"
+
+
+def save_in_a_unit(*rows: Model) -> None:
+    with one_unit():
+        for row in rows:
+            save_changes(row)
+
+
+def test_a_write_that_meets_no_row_ends_the_unit_with_all_that_travelled_with_it(room: Room) -> None:
+    agent, task = found(room), pending_in(room)
+    agent.connection, task.title = "there", "changed"
+    Task.objects.filter(pk=task.pk).delete()
+    with pytest.raises(DatabaseError, match="it is gone"):
+        save_in_a_unit(agent, task)
+    assert Agent.objects.get(pk=agent.pk).connection == ""
+
+
+def save_and_claim_twice(agent: Agent, task: Task) -> None:
+    with one_unit():
+        save_changes(agent)
+        for attempt in (1, 2):
+            insert_in_time(Claim(task=task, agent=agent, incarnation="one", attempt=attempt, round=1))
+
+
+def test_a_constraint_that_is_violated_by_a_write_ends_the_unit(room: Room) -> None:
+    agent, task = found(room), make_task(room)
+    agent.connection = "there"
+    with pytest.raises(IntegrityError):
+        save_and_claim_twice(agent, task)
+    assert Agent.objects.get(pk=agent.pk).connection == ""
+    assert not Claim.objects.exists()
+
+
+def fail_after_saving(row: Model) -> None:
+    with one_unit():
+        save_changes(row)
+        raise RuntimeError
+
+
+def test_what_waits_inside_of_a_savepoint_goes_with_it(room: Room) -> None:
+    agent, task = found(room), pending_in(room)
+    with one_unit():
+        agent.connection = "there"
+        save_changes(agent)
+        task.title = "changed"
+        with pytest.raises(RuntimeError), transaction.atomic():
+            fail_after_saving(task)
+    assert Agent.objects.get(pk=agent.pk).connection == "there"
+    assert Task.objects.get(pk=task.pk).title != "changed"

@@ -156,3 +156,19 @@ def test_a_backlog_item_waits_until_it_is_moved(room: Room, alice: User) -> None
 def test_a_priority_has_its_limits(room: Room, alice: User) -> None:
     with pytest.raises(Invalid, match="priority 1000001"):
         add_backlog_item(room.pk, text="one day", author=alice, priority=1_000_001)
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("## Make the **checkout** faster\nplease", "Make the checkout faster"),
+        ("\n- see [the ticket](https://example.org/7) and `cart.py`", "see the ticket and cart.py"),
+        ("```\n__init__ fails\n```", "__init__ fails"),
+        ("***", "…"),
+        ("2**10 is wrong, *args are not", "2**10 is wrong, *args are not"),
+        ("- mend **the `code`** and ~~not~~ `**kwargs`", "mend the code and not **kwargs"),
+        pytest.param("[" * 250_000, "[" * 120, id="hostile"),
+    ],
+)
+def test_a_title_is_what_its_first_line_says(room: Room, alice: User, text: str, title: str) -> None:
+    assert send_message(room.pk, text=text, author=alice).task.title == title

@@ -163,6 +163,15 @@ def test_a_backlog_item_moved_to_a_busy_role_is_queued(room: Room, alice: User) 
     assert move_to_queue(room.pk, task_id=item.pk, actor="alice").status == TaskStatus.QUEUED
 
 
+@pytest.mark.scenario(27)
+@pytest.mark.parametrize(("status", "act"), [("failed", retry), ("pending_user_review", send_back), ("completed", reopen)])
+def test_crashes_are_counted_anew_when_a_person_wants_it_once_more(room: Room, status: str, act: Any) -> None:
+    item = make_task(room, status=status, origin="backlog", crashes=2, round=1)
+    reason = {"reason": "again"} if act is send_back else {}
+    task = act(room.pk, task_id=item.pk, actor="alice", **reason)
+    assert (task.crashes, task.round) == (0, 2)
+
+
 def test_a_task_sent_back_to_a_busy_role_is_queued_and_its_reason_is_said(room: Room, alice: User) -> None:
     item = make_task(room, status=TaskStatus.PENDING_USER_REVIEW, origin="backlog")
     send_message(room.pk, text="first", author=alice)

@@ -226,7 +226,7 @@ def test_a_lost_server_is_said_once_and_the_same_incarnation_comes_back(server: 
     code, out, err = start(*WAIT).finish()
     assert (code, "Mend the test" in out) == (0, True)
     assert (err.count("server lost"), err.count("the server is back")) == (1, 1)
-    assert [hello["joined"] for hello in hellos] == [False, True, True]
+    assert [(hello["connection"], hello["joined"]) for hello in hellos] == [(1, False), (2, True), (3, True)]
     assert len({hello["incarnation"] for hello in hellos}) == 1
 
 

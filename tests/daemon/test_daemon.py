@@ -81,6 +81,7 @@ async def test_what_ended_meanwhile_is_reported_before_the_snapshot(host: Host, 
     exited = await server.report("run.exited")
     assert (exited["run"], exited["signal"], exited["lines"]) == (41, signal.SIGUSR1, ["up"])
     assert exited["decision"]["do"] == "restart"
+    await until(lambda: {"type": "replayed"} in server.said)
     told = server.said[server.said.index(server.heard("hello")[1]) :]
     is_named = [run["run"] for run in told[0]["runs"]] == [41]
     assert is_named or told.index(exited) < told.index({"type": "replayed"})  # else the server would take it for lost

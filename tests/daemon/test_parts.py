@@ -32,6 +32,20 @@ def test_a_stopped_process_is_said_at_five_and_at_ten_seconds_once_each() -> Non
     assert said == [(8, "stopped"), (13, "frozen"), (20, "continued")]
 
 
+def test_of_a_frozen_process_it_is_said_again_when_it_may_be_news() -> None:
+    watch, said = FreezeWatch(), []
+    for second in range(30):
+        if second in (2, 6, 20):
+            watch.say_again()
+        said.append(watch.look(is_stopped=second < 25, now=100.0 + second))
+    assert [(second, change) for second, change in enumerate(said) if change] == [
+        (5, "stopped"),
+        (10, "frozen"),
+        (20, "frozen"),
+        (25, "continued"),
+    ]
+
+
 def test_a_short_stop_is_not_worth_a_word() -> None:
     watch = FreezeWatch()
     assert [watch.look(is_stopped=second % 5 != 0, now=float(second)) for second in range(50)] == [None] * 50

@@ -286,9 +286,11 @@ async def test_after_most_have_died_together_restarts_go_one_at_a_time(machine: 
     supervisors = [machine.supervise(entry(agent=agent), agent=agent) for agent in range(1, 5)]
     machine.around.agents = lambda: 4
     await machine.report("run.launched", number=4)
+    machine.link.lose()  # so that nothing starts again before all four deaths are known
     for pid in machine.living():
         os.kill(pid, signal.SIGKILL)
     await machine.report("run.exited", number=4)
+    machine.link.return_(now=machine.around.now())
     for done in range(1, 5):
         launched = await machine.report("run.launched", number=4 + done)
         await asyncio.sleep(0.15)

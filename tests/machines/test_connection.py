@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 from django.conf import LazySettings
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
 from agents.models import AgentStatus
 from chatroom.errors import Invalid, NotAllowed, Superseded
-from chatroom.models import Event, Pulse
-from machines.models import Machine, MachineStatus, Run, RunState
+from chatroom.models import Event, Pulse, Room
+from machines.models import Desired, Machine, MachineStatus, Run, RunState
 from machines.services.connection import (
     Introduction,
     SecondInstance,
@@ -24,7 +26,7 @@ from machines.services.connection import (
     revive_machine,
 )
 from machines.untrusted import clean_text
-from tests.factories import make_machine
+from tests.factories import make_agent, make_machine, make_placement, make_run
 
 from .playing import Daemon, Program, newest_event, triggers
 
@@ -34,8 +36,8 @@ SECOND = timedelta(seconds=1)
 
 
 def introduce(**fields: Any) -> Introduction:
-    connection = fields.pop("connection", "socket-2")
-    return Introduction.read({"instance": "instance-1", "version": "0.3.0", "platform": "Linux", **fields}, connection=connection)
+    socket = fields.pop("connection", "socket-2")
+    return Introduction.read({"instance": "instance-1", "version": "0.3.0", "platform": "Linux", **fields}, connection=socket)
 
 
 def living(run: Run, **fields: Any) -> dict[str, Any]:
@@ -172,6 +174,19 @@ def test_the_process_of_a_run_that_joined_before_its_daemon_died_is_shown_once_t
         connect_machine(daemon.machine.pk, introduce(runs=[living(run)]))
     assert (daemon.run.state, daemon.run.pid) == (RunState.RUNNING, 4711)
     assert triggers(run).count("tell_pid") == 1
+
+
+def test_a_hello_costs_the_same_however_many_agents_live_on(machine: Machine, room: Room, django_assert_num_queries: Any) -> None:
+    runs = []
+    for role in room.team:
+        agent = make_agent(room, role, status=AgentStatus.WORKING, lease=60)
+        placement = make_placement(machine, agent, desired=Desired.RUNNING, generation=1)
+        runs.append(living(make_run(placement, pid=4711)))
+    assert len(runs) > 1
+    with CaptureQueriesContext(connection) as with_one:
+        connect_machine(machine.pk, introduce(runs=runs[:1]))
+    with django_assert_num_queries(len(with_one)):
+        connect_machine(machine.pk, introduce(runs=runs))
 
 
 def test_a_run_without_a_process_yet_is_not_called_running(daemon: Daemon) -> None:

@@ -166,9 +166,9 @@ async def test_in_the_quiet_time_a_silence_is_not_noted_and_afterwards_it_is(tok
     loop = asyncio.get_running_loop()
     original = service.is_quiet
 
-    def look() -> bool:
+    def look(*, look_again_after: float = 0) -> bool:
         loop.call_soon_threadsafe(is_looked_at.set)
-        return original()
+        return original(look_again_after=look_again_after)
 
     service.is_quiet = look
     try:

@@ -1,8 +1,10 @@
 """Each report is applied once; skipped states are walked; what can't be applied is kept and answered."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.utils.timezone import now
 
@@ -58,6 +60,7 @@ def test_a_late_step_never_leads_back(daemon: Daemon) -> None:
 def test_the_pid_of_a_program_that_joined_before_the_report_of_its_launch_is_kept(daemon: Daemon) -> None:
     run = daemon.open()
     Program(run).join()
+    assert daemon.report("run.preparing", run) is None, "on its way when the program joined; it names no process yet"
     assert (daemon.run.state, daemon.run.pid) == (RunState.RUNNING, None)
     for _ in range(2):
         assert daemon.report("run.launched", run, pid=4711) is None
@@ -219,6 +222,11 @@ def freeze(daemon: Daemon, pulse: Pulse) -> Run:
     return run
 
 
+def lease_of(daemon: Daemon) -> timedelta:
+    assert daemon.agent.lease_expires_at
+    return daemon.agent.lease_expires_at - now()
+
+
 @pytest.mark.scenario(93)
 def test_a_frozen_agent_is_dead_at_the_next_sweep_and_not_restarted_and_people_are_told_once(
     daemon: Daemon, alice: User, pulse: Pulse
@@ -251,6 +259,36 @@ def test_a_replay_of_a_stop_that_is_over_stops_nothing(daemon: Daemon, pulse: Pu
     for name, key in [("run.stopped", "stopped-1"), ("run.frozen", "frozen-1"), ("run.continued", "continued-1")]:
         assert daemon.report(name, run, key=key) is None
     assert (newest_event(), daemon.run.is_frozen) == (seen, False)
+
+
+@pytest.mark.scenario(93)
+def test_of_an_agent_that_was_heard_of_since_an_old_stop_is_no_news(daemon: Daemon, pulse: Pulse) -> None:
+    """The machine was cut off: its reports come late, after its agent's own word."""
+    daemon.start()
+    daemon.report("run.frozen", daemon.run, key="frozen-1", seconds=10, age=60)
+    expire_leases()
+    assert (daemon.agent.status, told(daemon.room)) == (AgentStatus.READY, [])
+
+
+@pytest.mark.scenario(93)
+def test_what_is_said_again_of_a_frozen_process_counts_whatever_was_heard_since_the_first_time(daemon: Daemon, pulse: Pulse) -> None:
+    """Its main program is stopped, its waiting command is not: that one has come back before the old report."""
+    run = daemon.start()
+    for key, age in [("frozen-1", 60), ("frozen-2", 0), ("frozen-3", 0)]:
+        daemon.report("run.frozen", run, key=key, seconds=10, age=age)
+    expire_leases()
+    assert (daemon.agent.status, len(told(daemon.room)), triggers(run).count("frozen")) == (AgentStatus.DEAD, 1, 1)
+
+
+@pytest.mark.scenario(93)
+def test_a_process_that_goes_on_before_the_sweep_has_looked_was_never_dead(daemon: Daemon, pulse: Pulse) -> None:
+    run = daemon.start()
+    daemon.report("run.frozen", run, key="frozen-1", seconds=10)
+    assert lease_of(daemon) < timedelta(0)
+    daemon.report("run.continued", run, key="continued-1")
+    expire_leases()
+    assert daemon.agent.status == AgentStatus.READY
+    assert timedelta(0) < lease_of(daemon) <= timedelta(seconds=settings.HEARTBEAT_TTL)
 
 
 def test_a_person_restarts_a_frozen_agent(daemon: Daemon, pulse: Pulse) -> None:

@@ -1,7 +1,6 @@
 """Pages as a signed-in person gets them, and their sockets."""
 
 import re
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,17 +10,18 @@ import pytest
 from channels.testing import WebsocketCommunicator
 from django.conf import LazySettings, settings
 from django.contrib.auth.models import User
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.models import Max
 from django.test import Client
 
 from agents.models import Agent
-from chatroom.db import executors, in_db
+from chatroom.db import in_db
 from chatroom.events import move
 from chatroom.hub import Hub
 from chatroom.models import Event, Room
 from chatroom.routing import websocket_application
 from chatroom.services.messages import send_message
+from tests.conftest import close_connections
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,19 +44,6 @@ def sign_in() -> Callable[[User], Client]:
 def page(sign_in: Callable[[User], Client], alice: User) -> Client:
     """The owner's browser."""
     return sign_in(alice)
-
-
-def close_connections() -> None:
-    """Of every thread that kept one, so that the test's database can be emptied and dropped."""
-    for executor in list(vars(executors).values()):
-        together = threading.Barrier(executor._max_workers)
-        for done in [executor.submit(close_together, together) for _ in range(executor._max_workers)]:
-            done.result(10)
-
-
-def close_together(together: threading.Barrier) -> None:
-    together.wait(10)
-    connections.close_all()
 
 
 @pytest.fixture

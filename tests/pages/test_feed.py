@@ -180,14 +180,14 @@ async def test_a_renewed_lease_shows_without_an_event(room: Room, alice: User, c
             await in_db(Agent.objects.filter(pk=agent.pk).update, lease_expires_at=later, last_seen_at=later)
             later += timedelta(seconds=1)
             html = await browser.receive_with('id="agent-builder"')
-    assert 'data-lease="' in html
+    assert 'data-appears="' in html
     assert cursor_of(html) == events
 
 
 async def test_an_overdue_lease_shows_without_any_write(room: Room, alice: User, cookies: Cookies, quick_recheck: None) -> None:
     await in_db(make_agent, room, status=S.READY, lease=0.8)
     async with open_socket(path_of(room), cookies(alice), last=await in_db(last_event, room)) as browser:
-        while not re.search(r'<p class="unconfirmed" data-lease="[^"]+">', browser.everything):
+        while not re.search(r'<p class="unconfirmed" data-appears="[^"]+">', browser.everything):
             await browser.receive()
     assert cursor_of(browser.frames[-1]) == await in_db(last_event, room)
 

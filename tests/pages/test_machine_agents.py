@@ -103,6 +103,18 @@ def test_a_stop_that_is_not_over_yet_can_be_taken_back(page: Client, machine: Ma
     assert labels(row_of(show(page))) == ["start"]
 
 
+def test_an_agent_that_restarts_shows_the_last_lines_of_what_ended_and_how_often_it_did(page: Client, machine: Machine, room: Room) -> None:
+    placement = place(machine, room, S.RESTARTING, run=None)
+    make_run(placement, state=RunState.FAILED, verdict="faulty", ended_at=now() - timedelta(hours=25))
+    make_run(placement, state=RunState.FAILED, verdict="faulty", ended_at=now() - timedelta(hours=23))
+    make_run(placement, state=RunState.FAILED, verdict="transient", last_lines=["out of <memory>", "goodbye"])
+    row = row_of(show(page))
+    assert re.search(r'<pre class="last-lines output"[^>]*>out of &lt;memory&gt;\ngoodbye\n</pre>', row)
+    assert "2 in 24 h" in row
+    make_run(placement, state=RunState.PREPARING)
+    assert "last-lines output" not in row_of(show(page))
+
+
 @pytest.mark.scenario(76)
 def test_a_viewer_sees_everything_but_the_buttons(sign_in: SignIn, machine: Machine, room: Room, vera: User) -> None:
     place(machine, room, S.WORKING)

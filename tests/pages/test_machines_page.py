@@ -57,6 +57,7 @@ def test_a_machine_is_shown_with_what_it_offers(page: Client, machine: Machine) 
     row = row_of(page.get("/machines/").text, machine)
     assert "laptop-7" in row
     assert re.search(r'<i class="shape disc" aria-hidden="true"></i>CONNECTED', row)
+    assert re.search(r"last sign of life <time [^>]+>[^<]*</time> ago", row)
     assert "Linux x86_64 · daemon 0.2.0 · 7 slots" in row
     assert '<strong>demo</strong> <span class="muted">1.0</span>' in row
     assert '<strong>codex</strong> <span class="why">program not found: codex</span>' in row

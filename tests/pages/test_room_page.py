@@ -5,15 +5,18 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.test import Client
 from django.utils.timezone import now
 from pytest_django import DjangoAssertNumQueries
 
-from agents.models import AgentStatus
+from agents.models import AgentStatus, Claim
+from agents.services import report_progress
 from chatroom.models import Message, MessageKind, Notice, Origin, Room, TaskStatus
 from chatroom.services.messages import send_message
-from tests.factories import make_agent, make_held_task, make_message, make_task
+from tests.agents.playing import take
+from tests.factories import make_agent, make_held_task, make_message, make_task, principal_of
 
 SignIn = Callable[[User], Client]
 S = AgentStatus
@@ -103,12 +106,30 @@ def test_ready_but_not_waiting_is_said(page: Client, room: Room) -> None:
 
 def test_an_overdue_lease_is_said_at_once(page: Client, room: Room) -> None:
     make_agent(room, status=S.READY, lease=-5)
-    assert re.search(r'<p class="unconfirmed" data-lease="[^"]+">unconfirmed since', agent_row(show(page)))
+    assert re.search(r'<p class="unconfirmed" data-appears="[^"]+">unconfirmed since', agent_row(show(page)))
 
 
 def test_a_valid_lease_is_watched_by_the_page_itself(page: Client, room: Room) -> None:
     make_agent(room, status=S.READY, lease=50)
-    assert re.search(r'<p class="unconfirmed" data-lease="[^"]+" hidden>', agent_row(show(page)))
+    assert re.search(r'<p class="unconfirmed" data-appears="[^"]+" hidden>', agent_row(show(page)))
+
+
+def silence_of(html: str) -> str:
+    found = re.search(r'<p class="unconfirmed is-silent"[^>]*>', agent_row(html))
+    return found[0] if found else ""
+
+
+def test_an_agent_that_says_nothing_of_its_task_for_long_is_warned_about(page: Client, room: Room, alice: User) -> None:
+    assert silence_of(show(page)) == ""
+    send_message(room.pk, text="do it", author=alice)
+    key = take(room, alice)
+    assert silence_of(show(page)).endswith(" hidden>"), "the page itself shows it once it is time"
+    long_ago = now() - timedelta(seconds=settings.RUN_SILENCE_WARNING + 1)
+    Claim.objects.update(delivered_at=long_ago, started_at=long_ago)
+    assert silence_of(show(page)).endswith('">')
+    assert "no word about its task since" in agent_row(show(page))
+    report_progress(room.pk, key, text="half way", principal=principal_of(alice))
+    assert silence_of(show(page)).endswith(" hidden>")
 
 
 def test_an_agent_to_start_has_its_command_to_copy(page: Client, room: Room) -> None:

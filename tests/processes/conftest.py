@@ -16,6 +16,8 @@ from tests.processes.broker import Broker, Proxy
 from tests.processes.program import KEPT, MANAGE, Program
 
 MakeProgram = Callable[..., Program]
+# A file goes to one worker as a whole: one that takes minutes and begins last leaves the others without work.
+LONGEST = ("test_daemons.py", "test_scripts.py", "test_kills.py", "test_chaos.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,6 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.processes)
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def plain_environment() -> dict[str, str]:

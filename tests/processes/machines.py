@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,10 @@ class Machine:
         shims = {pid for pid, words in all_.items() if "shim" in words}
         return [pid for pid in all_ if pid not in shims and parent_of(pid) in shims and AGENT in all_[pid]]
 
+    def has_settled(self, runs: int) -> bool:
+        """The ends of so many are in the outbox."""
+        return len(list((self.home / "runs").glob("*/settled"))) == runs
+
     def environment(self, pid: int) -> dict[str, str]:
         with contextlib.suppress(psutil.Error, OSError):
             return psutil.Process(pid).environ()
@@ -119,7 +124,7 @@ class Machine:
             self.place(room, role, harness=harness)
             order(self.program, room, "start", role)
         for role in roles or ("builder",):
-            wait_until(lambda role=role: is_at_home(self.program, room, role), within=40, what=f"{role} waits")  # type: ignore[misc]
+            wait_until(partial(is_at_home, self.program, room, role), within=40, what=f"{role} waits")
         return room
 
 

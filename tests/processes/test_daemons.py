@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -305,9 +306,9 @@ def test_while_the_server_is_away_agents_go_on_and_what_ended_is_told_in_order(p
     work = hold(program, room, "tester")
     before = {role: pid_of(program, room, role) for role in ("builder", "reviewer", "tester")}
     program.stop_server()
-    for role in ("reviewer", "builder"):
+    for number, role in enumerate(("reviewer", "builder"), start=1):
         os.kill(before[role], signal.SIGUSR1)
-        wait_until(lambda role=role: not is_alive(before[role]), what=f"{role} has ended")  # type: ignore[misc]
+        wait_until(partial(machine.has_settled, number), what=f"the daemon has noted the end of {role}")
     assert is_alive(before["tester"])
     program.start("--no-demo")
     for role in ("reviewer", "builder"):

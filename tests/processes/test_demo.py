@@ -183,19 +183,24 @@ def test_an_agent_started_from_a_shell_script_by_toml_alone_completes_a_chain(de
 
 
 @pytest.mark.scenario(50)
-def test_five_people_who_send_at_the_same_instant_start_one_process(demo: Program, tmp_path: Path) -> None:
+def test_five_people_who_send_and_two_who_press_start_at_the_same_instant_start_one_process(demo: Program, tmp_path: Path) -> None:
     started = tmp_path / "started"
     shell_script(demo, "counted", f"echo $$ >>'{started}'", f"exec /bin/sh '{SHELL_AGENT}' user")
     room = new_room(demo, "Five people", team="solo")
     place(demo, room, "counted")
-    people = add_people(demo, [f"person{number}" for number in range(5)], room=room)
+    people = add_people(demo, [f"person{number}" for number in range(7)], room=room)
     together = threading.Barrier(len(people))
 
     def send(browser: Browser) -> None:
         together.wait()
         browser.post(f"/rooms/{room}/messages/", text="all at once")
 
-    threads = [threading.Thread(target=send, args=(browser,)) for browser in people]
+    def press_start(browser: Browser) -> None:
+        together.wait()
+        browser.post(f"/rooms/{room}/agents/builder/run/start/")
+
+    acts = [send] * 5 + [press_start] * 2
+    threads = [threading.Thread(target=act, args=(browser,)) for act, browser in zip(acts, people, strict=True)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -203,7 +208,7 @@ def test_five_people_who_send_at_the_same_instant_start_one_process(demo: Progra
     wait_until(lambda: len(messages(demo, room, "result")) == 5, within=40, what="all five are answered")
     assert len(started.read_text().split()) == 1, "programs that were ever started"
     assert agents_of(demo, room) == [run_pid(demo, room, "builder")]
-    assert len(events(demo, room, name="command.create")) == 1
+    assert len(events(demo, room, subject="run", to="preparing")) == 1
 
 
 def agents_of(program: Program, room: str) -> list[int]:

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TYPE_CHECKING
 
+from agents.models import Agent, Claim
+
 from .machines import KILL, Machine, SimRun
 from .network import Host
 
@@ -34,7 +36,7 @@ class Faults:
         host.cut(seconds)
 
     async def drop_connections(self, rng: Random) -> None:
-        host = self.pick_host(rng)
+        host = rng.choice([host for host in self.world.hosts if host.wires] or self.world.hosts)
         self.world.note("network", f"{host.name} loses its connections")
         host.drop_wires()
 
@@ -101,6 +103,25 @@ class Faults:
         await asyncio.sleep(10 * rng.random())
         self.world.is_elsewhere = False
 
+    # Programs
+
+    async def outlast_lease(self, rng: Random) -> None:
+        """Who has a task in hand is away until it counts as dead; people may have taken its work away when it comes back."""
+        working = dict(Agent.objects.filter(status="working", kind="custom").values_list("incarnation", "pk"))
+        program = next((one for one in self.world.terminals if one.is_running and one.incarnation in working), None)
+        if program is None:
+            return
+        self.world.note("suspended", f"{program.name}, until its lease is over")
+        program.process.going.clear()
+        agent = working[program.incarnation]
+        ends = self.world.loop.time() + 300
+        while Agent.objects.filter(pk=agent, status="working").exists() and self.world.loop.time() < ends:
+            await asyncio.sleep(1)
+        task = Claim.objects.filter(agent=agent).latest("pk").task_id
+        for act in rng.choice([[], ["cancel"], ["cancel", "reopen"]]):
+            await self.world.actor.press_on_task(act, task, program.room, rng=rng)
+        program.process.going.set()
+
     # Machines
 
     def pick_machine(self, rng: Random) -> Machine:
@@ -151,13 +172,19 @@ class Faults:
         if machine.daemon is not None:
             machine.daemon.abort_everything()
 
-    async def lose_power(self, rng: Random) -> None:
+    async def lose_power(self, rng: Random, *, and_files: bool = False) -> None:
         machine = self.pick_machine(rng)
         if machine.has_power:
-            self.world.note("fault", f"{machine.name} loses power")
+            self.world.note("fault", f"{machine.name} loses power{', and its daemon its files' if and_files else ''}")
             machine.lose_power()
+            if and_files:
+                machine.forget_runs()
             await asyncio.sleep(5 + long_time(rng))
             machine.boot()
+
+    async def lose_runs(self, rng: Random) -> None:
+        """A power cut, after which nobody there knows what ran."""
+        await self.lose_power(rng, and_files=True)
 
     async def break_harness(self, rng: Random) -> None:
         machine = self.pick_machine(rng)

@@ -12,12 +12,14 @@ from django.db.models import Q
 from agents.models import Agent, Claim
 from chatroom.errors import ChatroomError
 from chatroom.models import Event, Message, Task
-from machines.models import Placement, Run
+from machines.models import Act, Command, Placement, Run
+from machines.models.command import IN_FLIGHT
 
 from .tables import ACTIVE, FIRST, HELD, LIVE, TABLES
 
 if TYPE_CHECKING:
     from .machines import SimRun
+    from .programs import Program
     from .world import World
 
 # Raw, because they are asked after every act: the ORM would cost more than what it looks at.
@@ -44,7 +46,8 @@ STATE_OF = {
     "command": ("machines_command", "state"),
     "machine": ("machines_machine", "status"),
 }
-FROZEN_WITHIN = 40.0
+FROZEN_WITHIN = 30.0
+SHOWN_WITHIN = 15.0
 
 
 def rows(sql: str, *values: int) -> list[tuple[Any, ...]]:
@@ -66,6 +69,7 @@ class Checker:
         self.beat_at, self.beat_clock = 0.0, world.server_clock.now()
         self.outage_ended, self.misled_until = float("-inf"), float("-inf")
         self.acts = 0
+        self.hidden_since: dict[str, float] = {}
 
     def violated(self, invariant: str, what: str, *, error: BaseException | None = None) -> None:
         self.world.fail(invariant, what, error=error)
@@ -79,6 +83,7 @@ class Checker:
         if self.world.violation is not None:
             return
         if events := rows(EVENTS, self.last):
+            self.world.steps += 1
             self.look_at(events)
         if self.acts % 100 == 0:
             self.look_at_everything()
@@ -143,9 +148,10 @@ class Checker:
                 self.violated("a late goodbye ends nobody else", f"{role} left, and its program lives")
         if subject == "task" and trigger == "fail_task" and reason.startswith("it crashed its agent"):
             self.check_crashes(pk)
-
-        if subject == "run" and trigger == "create":
-            self.check_wanted(pk)
+        if subject == "agent" and trigger == "configure" and not self.is_exhausted(pk):
+            self.exhausted.pop(pk, None)  # moved: when it comes back here, that is a beginning too
+        if trigger == "create" and subject in {"run", "command"}:
+            (self.check_wanted if subject == "run" else self.check_generation)(pk)
 
     def check_wanted(self, run_id: int) -> None:
         """9, 54: whatever was waited for, a process is started only if it is wanted still."""
@@ -155,6 +161,12 @@ class Checker:
             self.violated(
                 "9: only what is wanted is started", f"run {run_id} of {run.agent.role} begins, which is {placement.desired_state}"
             )
+
+    def check_generation(self, command_id: int) -> None:
+        """56: each start has its own, by which late words of an older process are told from those of its own."""
+        found = Command.objects.filter(pk=command_id, act__in=[Act.START, Act.RESTART], state__in=IN_FLIGHT).first()
+        if found is not None and Run.objects.filter(agent=found.agent, generation__gte=found.generation).exists():
+            self.violated("56: each start has its generation", f"command {command_id} has {found.generation}, as a run before it")
 
     def check_crashes(self, task_id: int) -> None:
         """27: only faulty exits while it was held, in this round."""
@@ -225,9 +237,8 @@ class Checker:
         held = sorted(pk for pk, row in tasks.items() if row[2] in HELD)
         if holders != working:
             roles = [agents[pk][1] for pk in set(holders) ^ set(working)]
-            self.violated(
-                "5: a task whose holder is gone is pending", f"working agents and open claims differ: {', '.join(roles) or holders}"
-            )
+            differ = f"working agents and open claims differ: {', '.join(roles) or holders}"
+            self.violated("5: a task whose holder is gone is pending", differ)
         if sorted(claim[0] for claim in claims) != held:
             self.violated("4: one open claim per task", f"held tasks {held}, claimed tasks {sorted(claim[0] for claim in claims)}")
         for task_id, agent_id, incarnation, attempt in claims:
@@ -277,10 +288,21 @@ class Checker:
             return
         if now < max(self.outage_ended + settings.HEARTBEAT_TTL + 1, self.misled_until) or self.world.clock_jumped:
             return
-        late = self.world.server_clock.at(started)
-        for role, status in Agent.objects.filter(status__in=LIVE, lease_expires_at__lt=late).values_list("role", "status"):
+        late = Agent.objects.filter(status__in=LIVE, lease_expires_at__lt=self.world.server_clock.at(started))
+        for role, status in late.values_list("role", "status"):
             self.violated("1: lease over, dead within one sweep", f"{role} is {status}")
         self.check_frozen(now)
+        self.check_waiting()
+
+    def check_waiting(self) -> None:
+        """Whose connection stands is shown as waiting, once it has looked for work again; whatever became of an older connection."""
+        now, hidden = self.world.loop.time(), {}
+        for role, incarnation in Agent.objects.filter(status="ready", waiting_since=None).values_list("role", "incarnation"):
+            if any(program.is_connected and self.speaks(program, incarnation) for program in self.world.programs):
+                hidden[incarnation] = self.hidden_since.get(incarnation, now)
+                if now - hidden[incarnation] > SHOWN_WITHIN:
+                    self.violated("8: what is shown is true", f"{role} is shown as not waiting, and its program waits")
+        self.hidden_since = hidden
 
     def check_frozen(self, now: float) -> None:
         """93: reported after 10 s, dead with the sweep after that, and nobody vouches for it; the same margin once more for the way."""
@@ -319,6 +341,12 @@ class Checker:
         """5, 6: who shows life again is never told of a claim that was not its own any more."""
         if "resume_task is not possible" in message:
             self.violated("6: only what is free is resumed", message)
+
+    def superseded(self, program: "Program") -> None:
+        """13: only by a newer start, never by an older connection of its own."""
+        agent = Agent.objects.get(room__slug=program.room, role=program.role)
+        if self.speaks(program, agent.incarnation):
+            self.violated("13: superseded by a newer start", f"{program.name} is told so, and it is the newest")
 
     def accepted(self, act: str, claim: str, answer: dict[str, Any]) -> None:
         if answer.get("message"):

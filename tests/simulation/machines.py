@@ -318,6 +318,7 @@ class Machine:
         self.world.note(f"daemon of {self.name}", text.splitlines()[0] if text else "")
         if "unexpected error" in text:
             self.world.checker.violated("no unexpected errors", text)
+        self.world.checker.check_refusal(text)
 
     def wall_clock(self) -> float:
         return self.world.loop.time() + self.host.clock_skew
@@ -358,6 +359,10 @@ class Machine:
         for run in self.living:
             run.lose_power()
         self.kill_daemon()
+
+    def forget_runs(self) -> None:
+        """Its daemon's files are gone, but for its credentials."""
+        self.runs, self.disk = {}, Disk()
 
     def boot(self) -> None:
         self.has_power = True

@@ -3,7 +3,7 @@
 import gc
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType
@@ -19,13 +19,13 @@ from .running import Result, run_seed
 
 @dataclass(frozen=True)
 class Mutant:
-    """`function`: its dotted name; `find` in its source becomes `become`. `seed`: one that is known to catch it, tried first."""
+    """`function`: its dotted name; `find` in its source becomes `become`. `factors`: what shows it more often."""
 
     name: str
     function: str
     find: str
     become: str
-    seed: int = 1
+    factors: Mapping[str, float] | None = None
 
 
 @contextmanager
@@ -77,14 +77,15 @@ class Hunt:
 def hunt(mutant: Mutant, *, seeds: int = 60, steps: int = 300) -> Hunt:
     """Seed after seed, an ordinary one and a lopsided one in turn, until one breaks that holds without the defect."""
     others = [seed for number in range(1, seeds // 2 + 1) for seed in (number, LOPSIDED + number)]
-    for tried, seed in enumerate(dict.fromkeys([mutant.seed, *others]), start=1):
+    for tried, seed in enumerate(others, start=1):
         with applied(mutant):
-            result = run_seed(seed, steps=steps)
-        if result.violation is not None and run_seed(seed, steps=steps).violation is None:
+            result = run_seed(seed, steps=steps, factors=mutant.factors)
+        if result.violation is not None and run_seed(seed, steps=steps, factors=mutant.factors).violation is None:
             return Hunt(mutant, tried, result)
     return Hunt(mutant, seeds, None)
 
 
+OTHER_ENDS = ("actor.act_on_agent", "faults.kill_web", "faults.kill_run", "faults.kill_daemon", "faults.lose_power")
 MUTANTS = (
     Mutant(
         "no fencing: an act with an outdated claim is accepted",
@@ -104,12 +105,13 @@ MUTANTS = (
         "placement, role = locked.placement, locked.agent.role",
         "return",
     ),
-    Mutant("no quiet time", "chatroom.sweep.is_quiet", "return pulse.quiet_until > now() or", "return"),
+    Mutant("no quiet time", "chatroom.sweep.is_quiet_now", "return pulse.quiet_until > now() or", "return"),
     Mutant(
         "a claim is resumed without looking for a later one",
         "agents.services.claims.resumable_claim",
         "return claim if task.status == TaskStatus.PENDING and (task.attempt, task.round) == (claim.attempt, claim.round) else None",
         "return claim",
+        factors={"faults.outlast_lease": 6, "actor.start_program": 0.1, "actor.leave": 0, "actor.dismiss": 0},
     ),
     Mutant(
         "an offer that was taken back is confirmed",
@@ -128,11 +130,11 @@ MUTANTS = (
     Mutant("ready without a lease", "agents.models.Agent.task_complete", "= lease, now()", "= None, now()"),
     Mutant(
         "promotion without a busy check",
-        "chatroom.services.tasks.promote_next",
-        "if ACTIVE_OF_ROLE.exists(room=room_id, role=role):",
-        "if False:",
+        "chatroom.services.tasks.next_for_idle_role",
+        ".filter(~Exists(mine.active()))",
+        "",
     ),
-    Mutant("the answer of an act is not stored", "chatroom.idempotency.Once.remember", "insert(record)", "pass"),
+    Mutant("the answer of an act is not stored", "chatroom.idempotency.Once.remember", "insert_in_time(record)", "pass"),
     Mutant(
         "a late goodbye ends the successor",
         "agents.services.presence.leave_agent",
@@ -143,7 +145,13 @@ MUTANTS = (
         "exits that are nobody's fault count as crashes", "machines.services.runs.free_task", 'run.verdict == "faulty" and claim', "claim"
     ),
     Mutant("work wakes an agent that was stopped", "machines.services.desire.why_not_wakeable", "if placement.is_stopped:", "if False:"),
-    Mutant("the daemon vouches for a frozen process", "machines.daemon.supervisor.Supervisor.vouched", " or process.is_stopped()", ""),
+    Mutant(
+        "the daemon vouches for a frozen process",
+        "machines.daemon.supervisor.Supervisor.vouched",
+        " or process.is_stopped()",
+        "",
+        factors={"faults.freeze_run": 6, **dict.fromkeys(OTHER_ENDS, 0.2)},
+    ),
     Mutant(
         "a timer releases the task of a living holder",
         "agents.sweep.recover_stuck",
@@ -151,16 +159,17 @@ MUTANTS = (
         "if not task.is_held:",
     ),
     Mutant(
-        "the exit of an old run ends its successor",
-        "machines.services.runs.current_placement",
-        "agent_id=run.agent_id, current_run=run",
-        "agent_id=run.agent_id",
+        "the end of a process leaves its task in its hands",
+        "machines.services.runs.settle_agent",
+        "freed = free_task(run, message=message)",
+        "freed = None",
     ),
     Mutant(
         "a lost run leaves its agent as it was",
         "machines.services.runs.fail_lost_run",
         'settle_agent(run, {"do": "none"}, message=message, may_wake=may_wake)',
         "pass",
+        factors={"faults.lose_runs": 8},
     ),
     Mutant(
         "the queue is not promoted after a handoff",
@@ -186,5 +195,6 @@ MUTANTS = (
         "agents.services.presence.disconnect_agent",
         "incarnation=incarnation, connection=connection)",
         "incarnation=incarnation)",
+        factors={"faults.drop_connections": 4},
     ),
 )

@@ -60,9 +60,10 @@ class Host:
                 wire.drop()
 
     def drop_wires(self) -> None:
-        """A router that forgot its connections: both ends notice at once."""
+        """A router that forgot its connections: the host notices at once, the server too, or only when its pings stay unanswered."""
+        server_notices = self.rng.random() < 0.5
         for wire in list(self.wires):
-            wire.drop()
+            wire.drop() if server_notices else wire.half_open()
 
     async def travel(self) -> None:
         """One way of one request. Raises Lost when it does not arrive."""
@@ -152,7 +153,12 @@ class Wire:
         self.client_closes(1006)
 
     def power_lost(self) -> None:
-        """Nobody says goodbye: the server's own pings notice."""
+        """Nobody says goodbye."""
+        self.half_open()
+
+    def half_open(self) -> None:
+        """Only the client's end is gone: the server's own pings notice."""
+        self.answer("lost")
         self.to_client.break_off(1006)
         asyncio.get_running_loop().call_later(PING_TIMEOUT, self.to_server.break_off, 1006)
         self.forget()

@@ -50,6 +50,7 @@ def replacements(world: "World") -> dict[str, Any]:
         "machines.hints.room_changed": world.hints.changed,
         "chatroom.jobs.send_job": world.background.send_job,
         "chatroom.sweep.monotonic": loop.time,
+        "chatroom.sweep.side_by_side": lambda calls: [call() for call in calls],
         "agents.waiters.find": lambda agent, connection: None if world.is_elsewhere else find(agent, connection),
         "agents.waiters._by_room": defaultdict(OrderedSet),
         "agents.consumers.random": SimpleNamespace(uniform=world.rng("agent sockets").uniform),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Endpoint = Callable[[Any], Awaitable[Any]]
 ENOUGH = 5
-TASK_ACTS = ["cancel", "reset", "reset", "retry", "retry", "force_complete", "move_to_queue", "approve", "send_back", "reopen"]
+TASK_ACTS = ["cancel", "cancel", "reset", "reset", "retry", "retry", "force_complete", "move_to_queue", "approve", "send_back", "reopen"]
 AGENT_ACTS = ["start", "start", "stop", "restart", "restart", "abort"]
 ODD_TEXTS = ["", "   ", "a\0b", "\ud800", "x" * (256 * 1024 + 1)]
 
@@ -88,6 +88,7 @@ class People:
         wanted = {
             "retry": ["failed"], "move_to_queue": ["backlog"], "approve": ["pending_user_review"], "send_back": ["pending_user_review"],
             "reopen": ["completed", "closed"], "reset": ["acknowledged", "in_progress"],
+            "cancel": ["pending", "acknowledged", "in_progress"],
         }  # fmt: skip
         tasks = Task.objects.order_by("pk")
         if rng.random() < 0.9 and act in wanted:
@@ -95,10 +96,13 @@ class People:
         found = list(tasks.values_list("pk", "room__slug").reverse()[:8])
         if found:
             pk, room = rng.choice(found)
-            reason = rng.choice(["", "not like this", "not like this"])
-            # Each text once: one that stands twice is a doubled one.
-            body = api.Reason(reason=reason and f"{reason}: {rng.getrandbits(48):x}")
-            await self.ask("bob", lambda asked: api.act_on_task(asked, room, pk, act, body), rng=rng, what=f"{act} of a task")
+            await self.press_on_task(act, pk, room, rng=rng)
+
+    async def press_on_task(self, act: str, pk: int, room: str, *, rng: Random) -> None:
+        reason = rng.choice(["", "not like this", "not like this"])
+        # Each text once: one that stands twice is a doubled one.
+        body = api.Reason(reason=reason and f"{reason}: {rng.getrandbits(48):x}")
+        await self.ask("bob", lambda asked: api.act_on_task(asked, room, pk, act, body), rng=rng, what=f"{act} of a task")
 
     async def look_on(self, rng: Random) -> None:
         """A viewer may look, not act; a stranger not even that."""
@@ -148,7 +152,7 @@ class People:
         if (program := self.pick_program(rng)) is not None:
             self.world.note("suspended", program.name)
             program.process.going.clear()
-            await asyncio.sleep(150 * rng.random() ** 2)
+            await asyncio.sleep(300 * rng.random() ** 2)
             program.process.going.set()
 
     def pick_program(self, rng: Random) -> Program | None:

@@ -1,7 +1,7 @@
 """Which disturbance comes when: drawn from the seed, or given, as a trace that is replayed."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .world import World
 
+# What has none comes only where it is asked for (`factors`).
 WEIGHTS: dict[str, float] = {
     "actor.send": 30,
     "actor.burst": 3,
@@ -51,6 +52,8 @@ WEIGHTS: dict[str, float] = {
     "faults.break_harness": 2,
     "faults.second_daemon": 1,
     "faults.change_offer": 1,
+    "faults.outlast_lease": 0,
+    "faults.lose_runs": 0,
 }
 # Seeds above this one draw weights of their own: some kinds never, some all the time. What needs a rare pair of disturbances shows there.
 LOPSIDED = 20_000
@@ -67,7 +70,7 @@ class Disturbance:
 
 
 class Plan:
-    """`steps`: acts of the server after which nothing new is disturbed; `until`: the moment at which a replay stops doing so."""
+    """`steps`: acts that changed something, after which nothing new is disturbed; `until`: the moment at which a replay stops doing so."""
 
     def __init__(
         self, items: Iterator[Disturbance] | Sequence[Disturbance], *, steps: int | None = None, until: float | None = None
@@ -107,12 +110,14 @@ class Plan:
             world.fail("the simulation itself", f"{item.kind}: {error!r}", error=error)
 
 
-def drawn(seed: int) -> Iterator[Disturbance]:
-    """Busy and idle stretches, without end."""
+def drawn(seed: int, *, factors: Mapping[str, float] | None = None) -> Iterator[Disturbance]:
+    """Busy and idle stretches, without end. `factors`: how many times more of a kind than usual there are."""
     rng = Random(f"{seed}/plan")
     kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
     if seed > LOPSIDED:
         weights = [weight * rng.choice([0, 0.2, 1, 1, 4, 12]) for weight in weights]
+    if factors:
+        weights = [(weight or 1) * factors[kind] if kind in factors else weight for kind, weight in zip(kinds, weights, strict=True)]
     pace, at = rng.choice([0.3, 0.6, 1.0]), 1.0
     while True:
         at += pace * rng.choice([0.05, 0.5, 1.0, 2.0, 4.0]) * rng.random()

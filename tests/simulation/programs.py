@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from agents import api
 from chatroom.errors import ChatroomError
 
-from .network import ClientSocket, Dial, Host, Lost
+from .network import ClientSocket, Dial, Host, Lost, Wire
 from .processes import SimProcess
 from .server import request
 
@@ -59,6 +59,7 @@ class Program:
         self.incarnation = ""
         self.heard_at = float("-inf")  # the server's last word to this incarnation
         self.is_waiting = self.is_leaving = False
+        self.wire: Wire | None = None  # on which it waits
         self.exit_code: int | None = None
 
     # Its life
@@ -80,6 +81,11 @@ class Program:
     @property
     def is_running(self) -> bool:
         return self.process.is_alive and self.exit_code is None
+
+    @property
+    def is_connected(self) -> bool:
+        """It waits, and neither end has given the connection up."""
+        return self.is_waiting and self.wire is not None and not (self.wire.is_over or self.wire.to_server.is_broken)
 
     def chance(self, probability: float) -> bool:
         return self.rng.random() < probability and not self.world.is_calm
@@ -105,12 +111,13 @@ class Program:
 
     async def wait_for_task(self) -> dict[str, Any]:
         """One call of the command: one incarnation, as many connections as it takes."""
-        self.incarnation, joined, tries = f"{self.rng.getrandbits(64):016x}", False, 0
+        self.incarnation, joined, tries, connections = f"{self.rng.getrandbits(64):016x}", False, 0, 0
         while True:
+            connections += 1
             try:
                 async with Dial(self.world, "/ws/agent/", self.secret) as socket:
                     hello = {"type": "hello", "protocol": 1, "room": self.room, "role": self.role, "incarnation": self.incarnation}
-                    await socket.send(json.dumps({**hello, "joined": joined}))
+                    await socket.send(json.dumps({**hello, "connection": connections, "joined": joined}))
                     message = await self.hear(socket, within=20)
                     joined, tries = True, 0
                     if message["type"] == "welcome" and (offer := await self.converse(socket)):
@@ -130,6 +137,7 @@ class Program:
             message: dict[str, Any] = json.loads(await socket.recv())
         match message["type"]:
             case "superseded":
+                self.world.checker.superseded(self)
                 raise Exit(6)
             case "refused" | "error":
                 self.world.checker.check_refusal(message["error"]["message"])
@@ -143,7 +151,7 @@ class Program:
         """Until a task is confirmed as ours; None when the time is over."""
         loop = self.world.loop
         patience = loop.time() + (5 + 60 * self.rng.random() if self.chance(self.world.habits.waits_for) else 1e9)
-        self.is_waiting, offer, unanswered = True, None, 0
+        self.is_waiting, self.wire, offer, unanswered = True, socket.wire, None, 0
         renew_at = loop.time() + 10
         while True:
             until = min(renew_at, patience)

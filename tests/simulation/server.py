@@ -59,7 +59,6 @@ class Database:
             raise asyncio.CancelledError
         if self.is_away:
             raise OperationalError("the database is away")
-        self.world.steps += 1
         try:
             return self.perform(call)
         except Killed:

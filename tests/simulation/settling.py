@@ -90,6 +90,8 @@ def untruths(world: "World") -> list[Problem]:
             found.append((SHOWN, f"{agent.role} is {agent.status}, and no program of it is there"))
         if agent.status == "ready" and mine and not any(program.is_waiting for program in mine):
             found.append((SHOWN, f"{agent.role} is ready, and its program does not wait"))
+        if agent.status == "ready" and agent.waiting_since is None and any(program.is_waiting for program in mine):
+            found.append((SHOWN, f"{agent.role} is shown as not waiting, and its program waits"))
         if not agent.is_live and any(program.is_waiting for program in mine):
             found.append((SHOWN, f"{agent.role} is {agent.status}, and its program waits"))
     return found

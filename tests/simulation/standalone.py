@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +55,10 @@ def database() -> Iterator[None]:
 
 def work(call: Callable[[Any], Any], jobs: Any, answers: Any) -> None:
     with database():
+        parent = parent_process()
         for number, job in iter(jobs.get, None):
+            if parent is None or not parent.is_alive():
+                break  # it was killed: nobody waits for the answers
             answers.put((number, call(job)))
 
 
