@@ -114,8 +114,9 @@ def test_a_stop_during_the_restart_delay_wins(program: Program, machine: Machine
     room = machine.room(title)
     os.kill(pid_of(program, room), signal.SIGKILL)
     wait_for_status(program, room, "builder", "restarting")
-    stopped = program.run("stop_agent", room, "--role", "builder", "--wait")
-    assert stopped.returncode == 0, stopped.output
+    # Not by the command: on a busy machine its start may take longer than the delay.
+    order(program, room, "stop")
+    wait_for_status(program, room, "builder", "offline")
     outlast_the_delay()
     assert agent(program, room)["status"] == "offline"
     assert living(machine, room) == []
