@@ -26,8 +26,8 @@ class Timings:
 
 
 class Agent:
-    def __init__(self, api: Api, *, room: str, role: str, timings: Timings) -> None:
-        self.api, self.room, self.role, self.timings = api, room, role, timings
+    def __init__(self, api: Api, *, room: str, role: str, timings: Timings, may_complete: asyncio.Event) -> None:
+        self.api, self.room, self.role, self.timings, self.may_complete = api, room, role, timings, may_complete
         self.socket: Socket | None = None
         self.welcome: asyncio.Event = asyncio.Event()
         self.working: asyncio.Task[None] | None = None
@@ -59,6 +59,7 @@ class Agent:
                 raise RuntimeError(f"{self.role} of {self.room} heard {unexpected}: {message}")
 
     async def complete(self, claim: str, text: str) -> None:
+        await self.may_complete.wait()
         await self.api.call("POST", f"rooms/{self.room}/claims/{claim}/complete", {"text": "done"})
         self.timings.done[text] = time.monotonic()
 
@@ -75,22 +76,39 @@ class Fleet:
         self.api = Api(url, token)
         self.timings = Timings()
         self.agents: list[Agent] = []
+        self.may_complete = asyncio.Event()
+        self.may_complete.set()
         self.numbers = count(1)
 
     async def start(self) -> None:
         for number in range(ROOMS):
             room = await self.api.call("POST", "rooms", {"name": f"Bench {number}", "team": ROLES})
-            self.agents += [Agent(self.api, room=room["slug"], role=role, timings=self.timings) for role in ROLES]
+            self.agents += [self.agent(room["slug"], role) for role in ROLES]
         # The rooms take turns, not only the roles.
         self.agents.sort(key=lambda agent: ROLES.index(agent.role))
         self.turns = cycle(self.agents)
         for agent in self.agents:
             await agent.start()
 
+    def agent(self, room: str, role: str) -> Agent:
+        return Agent(self.api, room=room, role=role, timings=self.timings, may_complete=self.may_complete)
+
     async def send(self) -> None:
         agent, text = next(self.turns), f"work {next(self.numbers)}"
         self.timings.sent[text] = time.monotonic()
         await self.api.call("POST", f"rooms/{agent.room}/messages", {"text": text, "to": agent.role})
+
+    def hold(self) -> None:
+        """Nobody completes what it has until everything was heard."""
+        self.may_complete.clear()
+
+    async def until_heard(self) -> float:
+        """When the last task was heard."""
+        async with asyncio.timeout(BURST_LIMIT):
+            while len(self.timings.offered) < len(self.timings.sent):
+                await asyncio.sleep(0.002)
+        self.may_complete.set()
+        return max(self.timings.offered.values())
 
     async def until_done(self) -> None:
         async with asyncio.timeout(BURST_LIMIT):

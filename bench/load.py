@@ -1,4 +1,4 @@
-"""The loads: a steady one at so many messages a second, and a burst as fast as it goes."""
+"""The loads: a steady one at so many messages a second, and bursts as fast as they go."""
 
 import asyncio
 import time
@@ -10,6 +10,8 @@ BURST_SENDERS = 20
 
 class Target(Protocol):
     async def send(self) -> None: ...
+    def hold(self) -> None: ...
+    async def until_heard(self) -> float: ...
     async def until_done(self) -> None: ...
 
 
@@ -34,6 +36,18 @@ async def burst(target: Target, *, count: int) -> float:
     await asyncio.gather(*(sender() for _ in range(BURST_SENDERS)))
     await target.until_done()
     return count / (time.monotonic() - begun)
+
+
+async def volleys(target: Target, *, count: int, size: int) -> float:
+    """Tasks a second from a message sent to its task heard: as many messages at once as agents wait, so that nobody is busy before."""
+    taken = 0.0
+    for _ in range(count):
+        target.hold()
+        begun = time.monotonic()
+        await asyncio.gather(*(target.send() for _ in range(size)))
+        taken += await target.until_heard() - begun
+        await target.until_done()
+    return count * size / taken
 
 
 async def interleaved(loads: Sequence[Callable[[int], Awaitable[None]]], *, count: int, turn: int) -> None:

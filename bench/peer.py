@@ -48,6 +48,13 @@ class Peer:
         self.sent[number] = time.monotonic()
         await self.app.configure_task("work", queue="bench").defer_async(number=number)
 
+    def hold(self) -> None:
+        """Its jobs end as soon as they start."""
+
+    async def until_heard(self) -> float:
+        await self.until_done()
+        return max(self.started.values())
+
     async def until_done(self) -> None:
         async with asyncio.timeout(120):
             while len(self.started) < len(self.sent):

@@ -26,6 +26,7 @@ from bench.statements import count_statements
 STACKS = {"embedded": "SQLite + embedded Valkey", "services": "PostgreSQL + Redis"}
 PARTS = ["statements", "latency", "burst", "lines", "starts", "browser"]
 WARM_UP, TURN = 50, 30
+VOLLEYS, AGENTS = 20, 50
 STARTS, SIGHTS, SIGHTS_A_SECOND = 20, 60, 5
 
 
@@ -98,7 +99,13 @@ async def steady_turn(target: Fleet | Peer, count: int, *, rate: float) -> None:
 
 
 async def measure_burst(options: argparse.Namespace, *, servers: dict[str, Server], fleets: dict[str, Fleet], peer: Peer) -> None:
-    print(f"\nburst of {options.burst} messages: sent, claimed, received, completed")
+    print(f"\nburst: {AGENTS} messages at once to {AGENTS} agents that wait → their tasks heard, {VOLLEYS} times")
+    for name, fleet in fleets.items():
+        print(f"{STACKS[name]:38} {await load.volleys(fleet, count=VOLLEYS, size=AGENTS):8.0f} tasks a second", flush=True)
+        take(fleet)
+    print(f"{'Procrastinate: deferred, started':38} {await load.volleys(peer, count=VOLLEYS, size=AGENTS):8.0f} jobs a second", flush=True)
+    peer.take()
+    print(f"\nburst of {options.burst} messages from 20 senders: sent, claimed, received, completed")
     for name, fleet in fleets.items():
         web = psutil.Process(servers[name].web_pid)
         before = sum(web.cpu_times()[:2])

@@ -15,9 +15,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from django.db import InterfaceError, OperationalError, connection
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import sync_and_async_middleware
+
+from .statements import here
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,10 +55,10 @@ kept = threading.local()
 
 def look_after_connection() -> None:
     """Replaces this thread's connection if it broke in an earlier call, or, as far as a look after a pause can tell, since then."""
-    close_old_connections()
-    time = monotonic()
-    if connection.connection is not None and time - getattr(kept, "used_at", time) > TRUSTED_FOR and not connection.is_usable():
-        connection.close()
+    database, time = here.database, monotonic()
+    database.close_if_unusable_or_obsolete()
+    if database.connection is not None and time - getattr(kept, "used_at", time) > TRUSTED_FOR and not database.is_usable():
+        database.close()
     kept.used_at = time
 
 

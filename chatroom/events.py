@@ -13,7 +13,7 @@ from django_fsm import TransitionNotAllowed
 from .errors import WrongState
 from .hub import Topic, hub, send_hint
 from .models import Event
-from .prepared import insert_in_time, save_changes
+from .rows import insert_in_time, new, save_changes
 from .unit import open_unit
 
 SUBJECT_STATE = {"task": "status", "agent": "status", "run": "state", "command": "state", "machine": "status"}
@@ -32,7 +32,8 @@ def record_event(
     data: dict[str, Any] | None = None,
 ) -> Event:
     """Writes the one event of a change, in the caller's transaction; after commit whoever watches the room is woken."""
-    event = Event(
+    event = new(
+        Event,
         room_id=room_id,
         subject=str(subject._meta.model_name),
         subject_id=subject.pk,

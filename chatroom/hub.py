@@ -15,7 +15,8 @@ from typing import Any
 from channels.layers import get_channel_layer
 
 log = logging.getLogger(__name__)
-HINT_DELAY = 0.002
+# The first hint after a quiet moment goes at once; while there are many, those of a room travel together.
+HINT_DELAY, HINT_PAUSE = 0.002, 0.02
 PROCESS = uuid.uuid4().hex
 Callback = Callable[[], None]
 # A room by its id, or anything else by a name such as machine.3.
@@ -150,8 +151,10 @@ class Hub:
         """Several commits that came meanwhile travel as one hint; first, this process tells its own."""
         await asyncio.sleep(HINT_DELAY)
         while self.changed:
-            room_id = self.changed.pop()
-            await send_hint(room_id)
+            changed, self.changed = self.changed, set()
+            for room_id in changed:
+                await send_hint(room_id)
+            await asyncio.sleep(HINT_PAUSE)
 
 
 RUNNING: set["asyncio.Task[None]"] = set()
@@ -160,7 +163,7 @@ hub = Hub()
 
 async def send_hint(room_id: Topic) -> None:
     try:
-        layer = channel_layer()
-        await asyncio.wait_for(layer.group_send(group_of(room_id), {"type": "hint", "room": room_id, "process": PROCESS}), timeout=3)
+        async with asyncio.timeout(3):
+            await channel_layer().group_send(group_of(room_id), {"type": "hint", "room": room_id, "process": PROCESS})
     except Exception as error:
         log.debug("hint for room %s lost: %s", room_id, error)

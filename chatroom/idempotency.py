@@ -12,7 +12,7 @@ from django.db.models import JSONField, Value
 
 from .errors import Invalid, KeyReused
 from .models import IdempotencyRecord
-from .prepared import insert_in_time
+from .rows import insert_in_time
 from .unit import one_unit
 
 LONGEST_KEY, LONGEST_ACT = 200, 60

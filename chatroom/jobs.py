@@ -15,7 +15,7 @@ from django.db.models import Q
 from django.utils.timezone import now
 
 from .models import Job, JobState
-from .prepared import insert
+from .rows import insert
 
 log = logging.getLogger(__name__)
 Handler = Callable[..., None]

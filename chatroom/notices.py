@@ -6,7 +6,7 @@ from django.utils.timezone import now
 from .events import record_event
 from .jobs import enqueue, job
 from .models import Notice, Room, Task
-from .prepared import insert_new
+from .rows import insert_new
 from .services.messages import post_notice
 from .services.rooms import room_locked
 

@@ -1,22 +1,20 @@
 """The ORM's own statements, built once.
 
 Django builds the SQL of a query anew for every call, which takes several times longer than running it. What the main path runs for every
-message is built here on first use, from the same querysets and fields, and kept.
+message is built here on first use, from the same querysets, and kept.
 """
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
-from functools import cache, cached_property
+from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
-from django.db import DatabaseError, connection, models
+from django.db import connection, models
 from django.db.models.query import get_related_populators
-from django.db.models.signals import post_save
-from django.dispatch import receiver
 
-from .unit import write_in_time
-from .writes import Write
+from .rows import as_parameter, make
+from .statements import fetch
 
 M = TypeVar("M", bound=models.Model)
 # A compiler counts its joins while it writes: two threads in it would leave one out, and the statement is kept.
@@ -46,11 +44,9 @@ class Prepared(Generic[M]):
 
     def rows(self, **values: Any) -> Iterator[M]:
         for row in self.converted(self.plain_rows(**values)):
-            found = self.model.from_db("default", self.columns, row[self.own])
-            remember(found)
-            for populator in self.populators:
-                populator.populate(row, found)
-            remember_related(found)
+            found = make(self.model, self.columns, row[self.own])
+            for relation in self.relations:
+                relate(relation, row, found)
             for name, position in self.annotations:
                 setattr(found, name, row[position])
             yield found
@@ -58,12 +54,15 @@ class Prepared(Generic[M]):
     def plain_rows(self, **values: Any) -> Sequence[Any]:
         """As the database gives them: for a queryset of `values_list` whose columns need no conversion."""
         sql, parameters = self.statement
-        with connection.cursor() as cursor:
-            cursor.execute(sql, [as_parameter(values[value]) if type(value) is Slot else value for value in parameters])
-            return cursor.fetchall()
+        given = {name: as_parameter(value) if isinstance(value, datetime) else value for name, value in values.items()}
+        return fetch(sql, [given[value] if type(value) is Slot else value for value in parameters])
 
     def converted(self, rows: Sequence[Any]) -> Iterable[Any]:
-        return self.compiler.apply_converters(rows, self.converters) if self.converters else rows
+        for row in rows:
+            values = list(row)
+            for position, convert in self.converters:
+                values[position] = convert(values[position])
+            yield values
 
     @cached_property
     def compiler(self) -> Any:
@@ -82,8 +81,9 @@ class Prepared(Generic[M]):
             return sql, tuple(parameters)
 
     @cached_property
-    def converters(self) -> Any:
-        return self.compiler.get_converters([column for column, *_ in self.compiler.select[: self.compiler.col_count]])
+    def converters(self) -> list[tuple[int, Callable[[Any], Any]]]:
+        found = self.compiler.get_converters([column for column, *_ in self.compiler.select[: self.compiler.col_count]])
+        return [(position, converter(*each)) for position, each in found.items()]
 
     @cached_property
     def model(self) -> type[M]:
@@ -99,7 +99,7 @@ class Prepared(Generic[M]):
         return [column.target.attname for column, *_ in self.compiler.select[self.own]]
 
     @cached_property
-    def populators(self) -> Sequence[Any]:
+    def relations(self) -> Sequence[Any]:
         return get_related_populators(self.compiler.klass_info, self.compiler.select, "default")  # type: ignore[call-arg]  # the stubs know a later Django
 
     @cached_property
@@ -107,104 +107,30 @@ class Prepared(Generic[M]):
         return list((self.compiler.annotation_col_map or {}).items())
 
 
-def as_parameter(value: Any) -> Any:
-    return connection.ops.adapt_datetimefield_value(value) if isinstance(value, datetime) else value
+def relate(relation: Any, row: Sequence[Any], owner: models.Model) -> None:
+    """`RelatedPopulator.populate`, with rows of ours."""
+    values = row[relation.cols_start : relation.cols_end]
+    found = None if values[relation.pk_idx] is None else make(relation.model_cls, relation.init_list, values)
+    relation.local_setter(owner, found)
+    if found is not None:
+        relation.remote_setter(found, owner)
+        for inner in relation.related_populators:
+            relate(inner, row, found)
 
 
-def quoted(name: str | None) -> str:
-    return connection.ops.quote_name(name or "")
+def converter(converters: Sequence[Callable[..., Any]], expression: Any) -> Callable[[Any], Any]:
+    """What the compiler would do to a column's value."""
+    if connection.vendor == "sqlite" and isinstance(expression.output_field, models.DateTimeField):
+        return from_sqlite_time
+
+    def convert(value: Any) -> Any:
+        for each in converters:
+            value = each(value, expression, connection)
+        return value
+
+    return convert
 
 
-def prepare_to_save(row: models.Model) -> None:
-    """What a model does in `save` it does in `prepare_to_save`, for both ways to call."""
-    if hook := getattr(row, "prepare_to_save", None):
-        hook()
-    elif type(row).save is not models.Model.save:
-        raise TypeError(f"{type(row).__name__} has a save() of its own: expected prepare_to_save()")
-
-
-@cache
-def insert_statement(model: type[models.Model], *, rows: int, end: str) -> tuple[str, list[Any]]:
-    fields = [field for field in model._meta.local_concrete_fields if not field.primary_key]
-    row = f"({', '.join(['%s'] * len(fields))})"
-    columns = ", ".join(quoted(field.column) for field in fields)
-    table = quoted(model._meta.db_table)
-    return f"INSERT INTO {table} ({columns}) VALUES {', '.join([row] * rows)}{end.format(key=quoted(model._meta.pk.column))}", fields
-
-
-def insert(row: M) -> M:
-    """A new row, with its key. Sends no signals."""
-    found = insert_returning(row, end=" RETURNING {key}")
-    if found is None:
-        raise DatabaseError(f"{row!r} was not written, and the database does not say why")
-    return found
-
-
-def insert_new(row: M) -> M | None:
-    """None if a constraint says that it is there already. Sends no signals."""
-    return insert_returning(row, end=" ON CONFLICT DO NOTHING RETURNING {key}")
-
-
-def insert_returning(row: M, *, end: str) -> M | None:
-    sql, values = prepare_insert([row], end=end)
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
-        found = cursor.fetchone()
-    if found is None:
-        return None
-    row.pk, row._state.adding, row._state.db = found[0], False, "default"
-    remember(row)
-    return row
-
-
-def insert_in_time(*rows: models.Model) -> None:
-    """New rows of one model whose keys nobody asks for: with the writes of the unit that need no answer. Sends no signals."""
-    sql, values = prepare_insert(rows, end="")
-    write_in_time(Write(rows[0]._meta.db_table, sql, values, what=rows[0], rows=len(rows)))
-
-
-def prepare_insert(rows: Sequence[models.Model], *, end: str) -> tuple[str, list[Any]]:
-    sql, fields = insert_statement(type(rows[0]), rows=len(rows), end=end)
-    for row in rows:
-        prepare_to_save(row)
-    return sql, [field.get_db_prep_save(field.pre_save(row, True), connection) for row in rows for field in fields]
-
-
-@receiver(post_save)
-def forget(instance: models.Model, **_: Any) -> None:
-    """Django's own save() came in between: what was read is outdated."""
-    instance.__dict__.pop("_read", None)
-
-
-def remember(row: models.Model) -> None:
-    row._read = {field.attname: row.__dict__[field.attname] for field in row._meta.concrete_fields}  # type: ignore[attr-defined]
-
-
-def remember_related(row: models.Model) -> None:
-    for related in row._state.fields_cache.values():
-        if related is not None:
-            remember(related)
-            remember_related(related)
-
-
-@cache
-def update_statement(model: type[models.Model], changed: tuple[str, ...]) -> tuple[str, list[Any]]:
-    fields = [field for field in model._meta.local_concrete_fields if field.attname in changed]
-    assignments = ", ".join(f"{quoted(field.column)} = %s" for field in fields)
-    return f"UPDATE {quoted(model._meta.db_table)} SET {assignments} WHERE {quoted(model._meta.pk.column)} = %s", fields
-
-
-def save_changes(row: models.Model) -> None:
-    """The columns that changed since the row was read, or all of them if it was not read through here; sends no signals."""
-    read: dict[str, Any] | None = getattr(row, "_read", None)
-    if read is None:
-        row.save()
-        return
-    prepare_to_save(row)
-    changed = tuple(name for name, value in read.items() if row.__dict__[name] != value)
-    if not changed:
-        return
-    sql, fields = update_statement(type(row), changed)
-    values = [*(field.get_db_prep_save(field.pre_save(row, False), connection) for field in fields), row.pk]
-    write_in_time(Write(row._meta.db_table, sql, values, what=row))
-    remember(row)
+def from_sqlite_time(value: datetime | None) -> datetime | None:
+    """The driver makes a time of it already, by the type of its column."""
+    return None if value is None else value.replace(tzinfo=UTC)

@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import transaction
 
+from .statements import here
 from .writes import Write, Writes
 
 
@@ -31,7 +32,7 @@ _open = threading.local()
 def open_unit() -> Unit | None:
     """The unit that this code belongs to. None without one, and inside of a savepoint: that may be undone alone."""
     unit: Unit | None = getattr(_open, "unit", None)
-    return unit if unit and unit.depth == len(connection.savepoint_ids) else None
+    return unit if unit and unit.depth == len(here.database.savepoint_ids) else None
 
 
 @contextmanager
@@ -42,9 +43,13 @@ def one_unit() -> Iterator[Unit]:
         return
     outer = getattr(_open, "unit", None)
     with transaction.atomic():
-        unit = _open.unit = Unit(depth=len(connection.savepoint_ids))
+        unit = _open.unit = Unit(depth=len(here.database.savepoint_ids))
         try:
-            with connection.execute_wrapper(unit.writes.before_others) if is_gathering() else nullcontext():
+            if is_gathering():
+                with writing_in_time(unit.writes):
+                    yield unit
+                    unit.finish()
+            else:
                 yield unit
                 unit.finish()
         finally:
@@ -52,7 +57,17 @@ def one_unit() -> Iterator[Unit]:
 
 
 def is_gathering() -> bool:
-    return connection.vendor == "postgresql"
+    return bool(here.database.vendor == "postgresql")
+
+
+@contextmanager
+def writing_in_time(writes: Writes) -> Iterator[None]:
+    with here.database.execute_wrapper(writes.before_others):
+        here.before.append(writes.flush)
+        try:
+            yield
+        finally:
+            here.before.pop()
 
 
 def write_in_time(write: Write) -> None:

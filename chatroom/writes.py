@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from django.db import DatabaseError, connection
+from django.db import DatabaseError
+
+from .statements import change, fetch
 
 MOST_VALUES = 50  # psycopg prepares a statement with more of them anew each time
 
@@ -25,9 +27,7 @@ class Write:
     rows: int = 1
 
     def run(self) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(self.sql, self.values)
-            self.check(cursor.rowcount)
+        self.check(change(self.sql, self.values))
 
     def check(self, rows: int) -> None:
         if rows != self.rows:
@@ -58,9 +58,7 @@ class Writes:
         if len(writes) == 1:
             writes[0].run()
         elif writes:
-            with connection.cursor() as cursor:
-                cursor.execute(together(tuple(write.sql for write in writes)), [value for write in writes for value in write.values])
-                counts = cursor.fetchone()
+            [counts] = fetch(together(tuple(write.sql for write in writes)), [value for write in writes for value in write.values])
             for write, count in zip(writes, counts, strict=True):
                 write.check(count)
 

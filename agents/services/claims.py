@@ -14,7 +14,8 @@ from chatroom import signals
 from chatroom.errors import Superseded
 from chatroom.events import move, record_event
 from chatroom.models import Message, MessageKind, Room, Task, TaskStatus
-from chatroom.prepared import Prepared, insert_in_time, save_changes
+from chatroom.prepared import Prepared
+from chatroom.rows import insert_in_time, save_changes
 from chatroom.services.rooms import room_locked
 from chatroom.unit import one_unit
 

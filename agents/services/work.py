@@ -13,8 +13,9 @@ from chatroom.errors import NotFound, OutdatedClaim, RoleNotYours, Superseded
 from chatroom.events import move, record_event
 from chatroom.models import Event, Message, MessageKind, Room, Task, TaskStatus
 from chatroom.models.task import ACTIVE
-from chatroom.prepared import Prepared, save_changes
+from chatroom.prepared import Prepared
 from chatroom.principals import Principal
+from chatroom.rows import save_changes
 from chatroom.services.messages import clean_text, post, post_notice
 from chatroom.services.rooms import require_role, room_locked
 from chatroom.services.tasks import create_task, promote_next

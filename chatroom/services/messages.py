@@ -6,7 +6,7 @@ from django.contrib.auth.models import User
 from chatroom.errors import Invalid
 from chatroom.events import record_event
 from chatroom.models import Message, MessageKind, Origin, Room, Task
-from chatroom.prepared import insert
+from chatroom.rows import insert
 
 from .rooms import require_role, room_locked
 from .tasks import create_task

@@ -9,7 +9,8 @@ from chatroom.errors import Invalid, NotFound
 from chatroom.events import move, record_event
 from chatroom.models import Message, Origin, Room, Task, TaskStatus
 from chatroom.models.task import ACTIVE
-from chatroom.prepared import Prepared, insert
+from chatroom.prepared import Prepared
+from chatroom.rows import insert
 
 from .rooms import room_locked
 from .texts import clean_reason, clean_text

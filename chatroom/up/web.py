@@ -12,7 +12,7 @@ from typing import Any
 
 from daphne.endpoints import build_endpoint_description_strings
 from daphne.http_protocol import WebRequest
-from daphne.server import Server  # installs Twisted's reactor: before anything else of Twisted
+from daphne.server import HTTPFactory, Server  # installs Twisted's reactor: before anything else of Twisted
 from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import reactor
 
@@ -22,7 +22,10 @@ from chatroom.up.parent import end_within
 
 logger = logging.getLogger("chatroom.web")
 # Django reads forms itself, and finding out whether a body is one takes Twisted longer than all the rest of its work.
-WebRequest._parsePOSTFormSubmission = False
+# A property, because each request sets its own.
+WebRequest._parsePOSTFormSubmission = property(lambda self: False, lambda self, value: None)
+# Twisted would format a line for a log that goes nowhere.
+HTTPFactory.log = lambda self, request: None
 
 # Consumers may say a last word, then sockets are closed, then requests in flight get a moment, then everything ends.
 GOODBYE_LIMIT, CLOSE_LIMIT, HARD_LIMIT = 0.2, 2.0, 4.5

@@ -1,17 +1,24 @@
 """Statements built once read and write what the ORM's own do."""
 
-from datetime import timedelta
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import User
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, models, transaction
 from django.db.models import Model
+from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
+from django.utils.timezone import now
 
 from agents.models import Agent, Claim
 from chatroom.events import record_event
 from chatroom.models import Event, Message, Room, Task, TaskStatus
-from chatroom.prepared import Prepared, insert, insert_in_time, save_changes
+from chatroom.prepared import Prepared
+from chatroom.rows import as_parameter, converter, insert, insert_in_time, new, save_changes
+from chatroom.statements import change, fetch
 from chatroom.unit import one_unit
 from tests.factories import make_task
 
@@ -202,3 +209,60 @@ def test_what_waits_inside_of_a_savepoint_goes_with_it(room: Room) -> None:
             fail_after_saving(task)
     assert Agent.objects.get(pk=agent.pk).connection == "there"
     assert Task.objects.get(pk=task.pk).title != "changed"
+
+
+ELSEWHERE = timezone(timedelta(hours=2))
+SAMPLES: dict[Any, list[Any]] = {
+    models.DateTimeField: [
+        datetime(2026, 11, 27, 12, 30, 0, 5, tzinfo=UTC),
+        datetime(2026, 11, 27, tzinfo=ELSEWHERE),
+        None,
+    ],
+    models.JSONField: [{"a": [1, None, "ü"]}, [], None],
+    models.BooleanField: [True, False],
+    models.IntegerField: [0, 7, None],
+    models.ForeignKey: [7, None],
+    models.CharField: ["", "text", TaskStatus.PENDING],
+    models.TextField: ["", "text\nmore"],
+}
+
+
+def as_sent(value: Any) -> Any:
+    return (type(value), value.obj) if hasattr(value, "obj") else value  # psycopg's Jsonb objects are never equal
+
+
+@pytest.mark.parametrize("model", [*apps.get_app_config("chatroom").get_models(), *apps.get_app_config("agents").get_models()])
+def test_every_column_is_stored_as_the_orm_stores_it(model: type[Model]) -> None:
+    for field in model._meta.concrete_fields:
+        convert = converter(field)
+        for value in next((values for kind, values in SAMPLES.items() if isinstance(field, kind)), []):
+            stored = value if convert is None else convert(value)
+            assert as_sent(stored) == as_sent(field.get_db_prep_save(value, connection)), (field, value)
+
+
+def test_a_new_row_is_what_the_model_makes_of_the_same_values(room: Room) -> None:
+    values: dict[str, Any] = {"room_id": room.pk, "subject": "task", "subject_id": 7, "trigger": "create", "actor": "alice"}
+    quick, same = new(Event, **values), Event(**values)
+    assert {**quick.__dict__, "_state": 0} == {**same.__dict__, "_state": 0}
+    assert quick.data is not new(Event, **values).data
+    with pytest.raises(TypeError, match="has no column rom_id"):
+        new(Event, rom_id=1)
+
+
+def make_room_anew(slug: str) -> None:
+    with transaction.atomic():
+        columns, values = "slug, name, team, fail_fast, created_at", [slug, "", "[]", False, as_parameter(now())]
+        change(f"INSERT INTO chatroom_room ({columns}) VALUES (%s, %s, %s, %s, %s)", values)
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_statement_fails_alike_whether_somebody_listens_or_not(room: Room, is_heard: bool) -> None:
+    with CaptureQueriesContext(connection) if is_heard else nullcontext():
+        assert change("UPDATE chatroom_room SET name = %s WHERE slug = %s", ["ours", room.slug]) == 1
+        with pytest.raises(IntegrityError):
+            make_room_anew(room.slug)
+        assert fetch("SELECT name FROM chatroom_room WHERE slug = %s AND name NOT LIKE '%%never%%'", [room.slug]) == [("ours",)]
+        with transaction.atomic():
+            transaction.set_rollback(True)
+            with pytest.raises(TransactionManagementError):
+                fetch("SELECT name FROM chatroom_room WHERE slug = %s", [room.slug])
