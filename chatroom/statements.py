@@ -5,6 +5,7 @@ logging) the statement goes through them; elsewhere it goes straight to the driv
 """
 
 import threading
+from asyncio import _get_running_loop
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, TypeVar
@@ -19,8 +20,17 @@ class Here(threading.local):
     """This thread's connection, and what has to be written before anything else is said on it."""
 
     def __init__(self) -> None:
-        self.database: Any = connections["default"]
+        self.own: Any = None
         self.before: list[Callable[[], None]] = []
+
+    @property
+    def database(self) -> Any:
+        """Where an event loop runs, Django gives each of its tasks a connection of its own."""
+        if _get_running_loop() is not None:
+            return connections["default"]
+        if self.own is None:
+            self.own = connections["default"]
+        return self.own
 
 
 here = Here()
