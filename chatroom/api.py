@@ -16,12 +16,12 @@ from .api_tools import Id, Line, perform, reply, show
 from .db import in_db, in_read
 from .errors import Invalid, NotFound, TooMany
 from .hub import hub
-from .models import DeviceGrant, Event, GrantState, Message, Task
+from .models import Event, Message, Task
 from .principals import Principal, resolve_token
 from .services.messages import add_backlog_item, send_message
 from .services.rooms import add_member, create_room
 from .services.tasks import TASK_ACTS
-from .services.tokens import DEVICE_GRANT_LIFETIME, redeem_device_code, revoke_tokens, start_device_grant
+from .services.tokens import DEVICE_GRANT_LIFETIME, redeem_device_code, revoke_tokens, start_device_grant, waiting_grants
 from .status import describe_chain, describe_event, describe_message, describe_task, list_tasks, name_room, newest_after, room_status
 
 router = Router()
@@ -81,7 +81,7 @@ async def whoami(request: HttpRequest) -> HttpResponse:
 
 @router.post("device", auth=None)
 async def start_sign_in(request: HttpRequest, body: Device) -> HttpResponse:
-    if await in_read(DeviceGrant.objects.filter(state=GrantState.PENDING).count) >= OPEN_GRANTS:
+    if await in_read(waiting_grants().count) >= OPEN_GRANTS:
         raise TooMany("too many terminals are waiting for a sign-in: try again in some minutes")
     device_code, grant = await in_db(start_device_grant, body.client)
     url = request.build_absolute_uri(reverse("device"))

@@ -3,7 +3,7 @@ from datetime import timedelta
 
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils.timezone import now
 
 from chatroom.errors import ChatroomError, Invalid, NotFound, NotSignedIn
@@ -47,9 +47,14 @@ def start_device_grant(client: str) -> tuple[str, DeviceGrant]:
     return device_code, grant
 
 
+def waiting_grants() -> QuerySet[DeviceGrant]:
+    """Nobody has decided yet, and somebody still can."""
+    return DeviceGrant.objects.filter(state=GrantState.PENDING, expires_at__gt=now())
+
+
 def find_grant(user_code: str) -> DeviceGrant:
     letters = "".join(letter for letter in user_code.upper() if letter.isalpha())
-    grant = DeviceGrant.objects.filter(user_code=f"{letters[:4]}-{letters[4:]}", state=GrantState.PENDING, expires_at__gt=now()).first()
+    grant = waiting_grants().filter(user_code=f"{letters[:4]}-{letters[4:]}").first()
     if grant is None:
         raise NotFound("no terminal is waiting with this code: it was mistyped, used, or is older than 10 minutes")
     return grant

@@ -10,12 +10,13 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import OperationalError
 from django.urls import URLPattern, URLResolver, get_resolver
+from django.utils.timezone import now
 
 from agents.models import Claim
 from chatroom import api as api_module
 from chatroom import ending
 from chatroom.db import in_db
-from chatroom.models import Event, IdempotencyRecord, Membership, Message, Pulse, Room, Task, TaskStatus
+from chatroom.models import DeviceGrant, Event, IdempotencyRecord, Membership, Message, Pulse, Room, Task, TaskStatus
 from chatroom.services.tokens import approve_device_grant, deny_device_grant
 from tests.factories import agent_token, make_held_task, make_message, make_room, make_task, token_of
 
@@ -88,6 +89,13 @@ async def test_too_many_terminals_at_once_are_asked_to_come_later(room: Room, mo
     answer = await ask("POST", "/api/v1/device", {})
     assert (answer.status, answer.code) == (429, "too_many")
     assert float(answer.headers["retry-after"]) > 0
+
+
+async def test_terminals_that_waited_in_vain_keep_nobody_from_signing_in(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_module, "OPEN_GRANTS", 1)
+    assert (await ask("POST", "/api/v1/device", {})).status == 200
+    await in_db(DeviceGrant.objects.update, expires_at=now())
+    assert (await ask("POST", "/api/v1/device", {})).status == 200
 
 
 # --- rooms
