@@ -101,7 +101,7 @@ async def status(request: HttpRequest, name: str) -> HttpResponse:
 
 async def ask(request: HttpRequest, name: str, act: Act) -> HttpResponse:
     def work(principal: Principal) -> Any:
-        return describe_command(ask_machine(find_machine(principal, name), act, actor=principal.name))
+        return describe_command(ask_machine(find_machine(principal, name, own=True), act, actor=principal.name))
 
     return await perform(request, f"{act}_machine:{name}", work)
 
@@ -132,8 +132,7 @@ async def abort_runs(request: HttpRequest) -> HttpResponse:
 @router.get("commands/{command_id}")
 async def show_command(request: HttpRequest, command_id: Id) -> HttpResponse:
     def work(principal: Principal) -> Any:
-        mine = Machine.objects.visible_to(principal.require_person()).values_list("pk", flat=True)
-        return describe_command(find_command(mine, command_id))
+        return describe_command(find_command(principal.require_person(), command_id))
 
     return await show(request, work)
 

@@ -6,6 +6,8 @@ The desired state changes in the transaction that makes the command; the daemon 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from django.contrib.auth.models import User
+from django.db.models import Q
 from django.utils.timezone import now
 
 from agents.models import Agent, AgentKind, AgentStatus, Outcome
@@ -219,8 +221,10 @@ def freezing_episode(run: Run) -> str:
     return f"frozen:{run.pk}:{run.stopped_at.isoformat() if run.stopped_at else ''}"
 
 
-def find_command(machine_ids: Iterable[int], command_id: int) -> Command:
-    command = Command.objects.filter(pk=command_id, machine__in=list(machine_ids)).first()
+def find_command(user: User, command_id: int) -> Command:
+    """Of an agent of a room of theirs; of a machine itself only for its owner, for its answer names every room it works for."""
+    own = Q(agent=None) if user.is_superuser else Q(agent=None, machine__owner=user)
+    command = Command.objects.filter(own | Q(agent__room__in=Room.objects.visible_to(user)), pk=command_id).first()
     if command is None:
         raise NotFound(f"there is no command {command_id}")
     return command
