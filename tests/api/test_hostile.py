@@ -122,8 +122,20 @@ async def test_nasty_tokens_are_401(header: str, room: Room) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/v1/nothing", "/api/v1/rooms/demo/nothing", "/api/", "/api/v1/../admin/"])
-async def test_an_unknown_endpoint_is_404(path: str, owner: Api) -> None:
-    assert (await ask("GET", path, token=owner.token)).status == 404
+async def test_an_unknown_endpoint_is_404_in_json(path: str, owner: Api) -> None:
+    answer = await ask("GET", path, token=owner.token)
+    assert (answer.status, answer.code) == (404, "not_found")
+
+
+async def test_a_page_that_is_not_there_is_404_for_people(room: Room) -> None:
+    answer = await ask("GET", "/nothing")
+    assert (answer.status, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+
+
+async def test_a_name_that_is_not_ours_is_refused_in_words(room: Room) -> None:
+    answer = await ask("POST", "/api/v1/device", {}, host="evil.example")
+    assert (answer.status, answer.code) == (400, "invalid")
+    assert "evil.example" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("method", ["DELETE", "PATCH", "TRACE", "PROPFIND"])
