@@ -66,6 +66,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django_fsm",
     "django_htmx",
+    "ninja",
     "axes",
     "csp",
     "chatroom",
