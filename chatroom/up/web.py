@@ -32,6 +32,7 @@ GOODBYE_LIMIT, CLOSE_LIMIT, HARD_LIMIT = 0.2, 2.0, 4.5
 SERVICE_RESTART = 1012
 # When all come back at once after an outage, each waits for its turn; the clients wait no longer than this either.
 HANDSHAKE_LIMIT = 20
+LONGEST_MESSAGE = 1024 * 1024  # to a socket; whoever sends more is cut off
 LOOK_INTERVAL = 0.05
 
 
@@ -123,6 +124,7 @@ def serve(
         ping_timeout=ping_timeout,
         websocket_timeout=-1,  # waiting for work may take days
         websocket_handshake_timeout=HANDSHAKE_LIMIT,
+        websocket_max_message_size=LONGEST_MESSAGE,
         websocket_connect_timeout=3 * HANDSHAKE_LIMIT,  # never: it would answer 403, and a client takes that for its token's end
         server_name="",
         verbosity=1,

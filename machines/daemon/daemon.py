@@ -17,7 +17,7 @@ from machines.daemon.cache import remember, remembered
 from machines.daemon.errors import BadConfiguration, Refused
 from machines.daemon.harnesses import Harness, describe
 from machines.daemon.link import ServerLink
-from machines.daemon.logs import LogStream
+from machines.daemon.logs import LogStream, in_messages
 from machines.daemon.messages import AgentEntry, BadMessage, Settings
 from machines.daemon.process import AgentProcess
 from machines.daemon.reports import Reports
@@ -327,8 +327,9 @@ class Daemon:
         self.write_status()
 
     async def send_logs(self) -> None:
-        if self.link.is_up and (chunks := self.logs.collect()):
-            await self.link.hint({"type": "log", "chunks": chunks})
+        if self.link.is_up:
+            for message in in_messages(self.logs.collect()):
+                await self.link.hint(message)
 
     async def offer_changes(self) -> None:
         """The form in the browser shows what this machine really offers, also when a program was installed a moment ago."""

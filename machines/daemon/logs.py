@@ -7,6 +7,7 @@ from typing import Any
 from machines.daemon.process import AgentProcess
 
 CHUNK = 8 * 1024
+TOGETHER = 16  # as JSON a piece may be six times as long, and the server ends a connection for a message of more than 1 MiB
 BEHIND = 64 * 1024  # further behind than this, the middle is left out
 HELD_BACK = 1024  # longer than this no beginning of a control sequence waits for its end; less than a piece, so that each gets on
 # The beginning of a control sequence, up to the end: the server leaves out whole ones, and can't know the rest of a half one.
@@ -32,6 +33,10 @@ class LogStream:
             elif has_ended:
                 del self.watched[run]
         return chunks
+
+
+def in_messages(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"type": "log", "chunks": chunks[start : start + TOGETHER]} for start in range(0, len(chunks), TOGETHER)]
 
 
 def next_chunk(process: AgentProcess, *, is_last: bool) -> dict[str, Any] | None:

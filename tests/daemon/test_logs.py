@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from machines.daemon.logs import BEHIND, CHUNK, HELD_BACK, LogStream, decode
+from machines.daemon.logs import BEHIND, CHUNK, HELD_BACK, LogStream, decode, in_messages
 from machines.daemon.process import AgentProcess, adopt
 from machines.daemon.runs import RunDirectory, RunInfo
 from machines.untrusted import clean_text
@@ -168,3 +169,16 @@ def test_wherever_output_is_cut_nothing_of_a_control_sequence_is_seen(data: byte
         text, used = text + clean_text(part), used + taken
     assert used == len(data)
     assert text == clean_text(decode(data, is_last=True)[0])
+
+
+def test_a_hundred_noisy_agents_fit_into_messages_that_the_server_takes(tmp_path: Path) -> None:
+    """It ends the connection of whoever sends more than 1 MiB at once, and each byte that is no text becomes six."""
+    stream = LogStream()
+    for run in range(100):
+        info = RunInfo(run=run, agent=run, generation=1, room="demo", role="builder", harness="agent")
+        process = AgentProcess(RunDirectory.create(tmp_path, info, key="abc"), info)
+        (process.directory.path / "output-000000000000000.log").write_bytes(b"\xff" * CHUNK)
+        stream.watch(process)
+    messages = in_messages(stream.collect())
+    assert [chunk["run"] for message in messages for chunk in message["chunks"]] == list(range(100))
+    assert max(len(json.dumps(message)) for message in messages) < 1024 * 1024
