@@ -12,18 +12,25 @@ from typing import TYPE_CHECKING, Any, Protocol
 from django.conf import settings
 
 from chatroom.db import in_read
+from chatroom.errors import ChatroomError, NotSignedIn
 from chatroom.hub import hub
 
 if TYPE_CHECKING:
     from agents.services.claims import Offer
+    from agents.services.presence import Joined
 
 log = logging.getLogger(__name__)
+TRUSTED_FOR = 5.0  # seconds until we look again whether who waits still may
+REFUSED = 4403
 
 
 class Socket(Protocol):
+    joined: "Joined | None"
+
     async def offer(self, offer: "Offer") -> None: ...
     async def look_for_work(self) -> None: ...
     async def supersede(self, message: str) -> None: ...
+    async def refuse(self, error: ChatroomError, close_code: int) -> None: ...
 
 
 @dataclass(eq=False)
@@ -34,6 +41,14 @@ class Waiter:
     connection: str
     socket: Socket
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    looked_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.looked_at = self.loop.time()
+
+    @property
+    def token_id(self) -> int:
+        return self.socket.joined.token_id if self.socket.joined else 0
 
     def deliver_from_thread(self, offer: "Offer") -> None:
         self.loop.call_soon_threadsafe(self.run, self.socket.offer(offer))
@@ -128,13 +143,26 @@ async def check_room(room_id: int) -> None:
 
     # Those of before the look: whoever comes while it runs must not be judged by what was true before it came.
     waiting = list(_by_room.get(room_id, ()))
-    states = await in_read(look_after_waiters, room_id)
+    doubted = take_doubted(waiting)
+    look = await in_read(look_after_waiters, room_id, tokens={waiter.token_id for waiter in doubted})
     for waiter in waiting:
-        state = states.get(waiter.agent_id)
+        state = look.states.get(waiter.agent_id)
         if find(waiter.agent_id, waiter.connection) is not waiter:
             continue
         if state is None or state.incarnation != waiter.incarnation or state.connection not in ("", waiter.connection):
             message = state.ended_by.get(waiter.incarnation, "another socket of the same start took over") if state else "the agent is gone"
             waiter.run(waiter.socket.supersede(message))
+        elif waiter in doubted and waiter.token_id not in look.valid_tokens:
+            error = NotSignedIn("the sign-in it came with was revoked, or may not play a role in this room any more")
+            waiter.run(waiter.socket.refuse(error, REFUSED))
         elif state.has_work:
             waiter.run(waiter.socket.look_for_work())
+
+
+def take_doubted(waiting: list[Waiter]) -> set[Waiter]:
+    """Whose right to wait was not looked at for a while; now it is."""
+    time = asyncio.get_running_loop().time()
+    doubted = {waiter for waiter in waiting if time - waiter.looked_at >= TRUSTED_FOR}
+    for waiter in doubted:
+        waiter.looked_at = time
+    return doubted

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Case, F, When
+from django.db.models import Case, F, Q, When
 from django.db.models.functions import Least
 from django.utils.timezone import now
 
@@ -16,7 +16,7 @@ from agents.models.agent import LIVE
 from chatroom.errors import Invalid, NotAllowed, NotFound, RoleNotYours, Superseded
 from chatroom.events import move
 from chatroom.gathering import attempted
-from chatroom.models import Room, Task, TaskStatus
+from chatroom.models import MemberRole, Membership, Room, Task, TaskStatus, Token, TokenKind
 from chatroom.prepared import Prepared
 from chatroom.principals import Principal
 from chatroom.services.rooms import require_role, room_locked
@@ -56,6 +56,7 @@ class Joined:
     role: str
     status: str
     resumed: bool
+    token_id: int = 0
 
 
 def join_agent(room: Room, *, hello: Hello, principal: Principal) -> Joined:
@@ -83,7 +84,7 @@ def join_agent(room: Room, *, hello: Hello, principal: Principal) -> Joined:
             agent.lease_expires_at = leases.waiting_lease()
         agent.save()
         announce_pending(freed)
-        return Joined(agent_id=agent.pk, room=room, role=agent.role, status=agent.status, resumed=resumed)
+        return Joined(agent.pk, room, agent.role, agent.status, resumed, principal.token_id)
 
 
 def require_right_kind(agent: Agent, principal: Principal) -> None:
@@ -218,8 +219,17 @@ ROLES_WITH_WORK = Prepared[Task](
 SPEAKERS = Prepared[Agent](lambda room: Agent.objects.filter(room=room).values_list("pk", "role", "status", "incarnation", "connection"))
 
 
-def look_after_waiters(room_id: int) -> dict[int, WaiterState]:
-    """Who speaks for each agent of the room now, and whether there is work for it. Two queries; a third only if somebody was displaced."""
+@dataclass
+class Look:
+    states: dict[int, WaiterState]
+    valid_tokens: set[int]
+
+
+def look_after_waiters(room_id: int, *, tokens: set[int]) -> Look:
+    """Who speaks for each agent of the room now, whether there is work for it, and which of these tokens still may wait for it.
+
+    Two queries; one more if there are tokens to look at, and one if somebody was displaced.
+    """
     from agents import waiters
 
     roles_with_work = {role for (role,) in ROLES_WITH_WORK.plain_rows(room=room_id)}
@@ -233,7 +243,14 @@ def look_after_waiters(room_id: int) -> dict[int, WaiterState]:
         Incarnation.objects.filter(key__in=displaced).values_list("agent_id", "key", "ended_by") if displaced else ()
     ):
         states[agent_id].ended_by[key] = note
-    return states
+    return Look(states, valid_tokens(room_id, tokens) if tokens else set())
+
+
+def valid_tokens(room_id: int, tokens: set[int]) -> set[int]:
+    """Not revoked since, and still of somebody who may act in the room, or of its agent's run."""
+    acting = Membership.objects.filter(room=room_id, user__is_active=True).exclude(role=MemberRole.VIEWER)
+    may_wait = Q(user__in=acting.values("user")) | Q(kind=TokenKind.AGENT, room=room_id, expires_at=None)
+    return set(Token.objects.usable().filter(may_wait, pk__in=tokens).values_list("pk", flat=True))
 
 
 def find_agent(room: Room, role: str) -> Agent:

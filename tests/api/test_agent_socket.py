@@ -8,19 +8,20 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
-from agents import consumers
+from agents import consumers, waiters
 from agents.models import Agent, AgentStatus, Claim, Incarnation
 from agents.services.presence import renew_lease
 from chatroom.db import executors, in_db
-from chatroom.models import Event, Room, Task, Token
+from chatroom.models import Event, Membership, Room, Task, TaskStatus, Token, TokenKind
 from chatroom.services.messages import send_message
 from machines.services.registration import register_machine
-from tests.factories import agent_token, make_agent, token_of
+from tests.factories import agent_token, make_agent, make_machine, make_placement, make_run, token_of
 
 from .conftest import PATIENCE, agent_socket, knock
 
@@ -349,3 +350,51 @@ async def test_a_renewal_is_one_statement(token: str, room: Room) -> None:
     ) as queries:
         assert renew_lease(agent.pk, incarnation="one")
     assert len(queries) == 1
+
+
+# --- whoever may not wait any more
+
+
+def lose_token(room: Room, user: User) -> None:
+    Token.objects.filter(user=user).update(revoked_at=now())
+
+
+def lose_membership(room: Room, user: User) -> None:
+    Membership.objects.filter(room=room, user=user).delete()
+
+
+def become_viewer(room: Room, user: User) -> None:
+    Membership.objects.filter(room=room, user=user).update(role="viewer")
+
+
+def lose_account(room: Room, user: User) -> None:
+    User.objects.filter(pk=user.pk).update(is_active=False)
+
+
+@pytest.mark.scenario(78)
+@pytest.mark.parametrize("lose", [lose_token, lose_membership, become_viewer, lose_account])
+async def test_who_may_not_play_the_role_any_more_waits_for_no_more_work(
+    lose: Callable[[Room, User], None], room: Room, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch, settings: LazySettings
+) -> None:
+    settings.WAITER_RECHECK_INTERVAL = 0.05
+    monkeypatch.setattr(waiters, "TRUSTED_FOR", 0.0)
+    async with agent_socket(token_of(bob)) as socket, agent_socket(token_of(alice)) as reviewer:
+        await socket.join(room)
+        await reviewer.join(room, "reviewer")
+        await in_db(lose, room, bob)
+        assert (await socket.hear("refused"))["error"]["code"] == "not_signed_in"
+        assert await socket.closing_code() == 4403
+        await socket.end()
+        await send(room, alice)
+        assert await reviewer.hears_nothing()
+    assert task_of(room).status == TaskStatus.PENDING
+
+
+async def test_an_agent_whose_run_lives_waits_on(room: Room, monkeypatch: pytest.MonkeyPatch, settings: LazySettings, alice: User) -> None:
+    settings.WAITER_RECHECK_INTERVAL = 0.05
+    monkeypatch.setattr(waiters, "TRUSTED_FOR", 0.0)
+    run = make_run(make_placement(make_machine(alice), builder(room)), joined=False)
+    _, secret = Token.objects.issue(kind=TokenKind.AGENT, name="run", room=room, role="builder", subject_id=run.pk)
+    async with agent_socket(secret) as socket:
+        await socket.join(room)
+        assert await socket.hears_nothing()
