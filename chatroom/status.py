@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from .errors import Invalid
 from .models import Event, Message, Room, Task, TaskStatus
 from .models.task import UNFINISHED
+from .words import describe_event as in_words
 
 Contributor = Callable[[Room, dict[str, Any]], None]
 CONTRIBUTORS: list[Contributor] = []
@@ -62,6 +64,8 @@ def queue_positions(room: Room) -> dict[int, int]:
 
 
 def list_tasks(room: Room, *, status: str = "") -> list[dict[str, Any]]:
+    if status and status not in TaskStatus.values:
+        raise Invalid(f"status {status[:40]!r}: expected one of {', '.join(TaskStatus.values)}", allowed=TaskStatus.values)
     tasks = Task.objects.filter(room=room)
     positions = queue_positions(room)
     if status:
@@ -79,11 +83,17 @@ def describe_chain(task: Task) -> dict[str, Any]:
     failed = next((item for item in reversed(chain) if item.status in (TaskStatus.FAILED, TaskStatus.CLOSED)), None)
     going = [item.assigned_role for item in chain if item.status in UNFINISHED and item.status != TaskStatus.PENDING_USER_REVIEW]
     if failed is not None:
-        state, reason = "failed", f"task {failed.pk} of {failed.assigned_role} {failed.status}: {failed.failure_reason or 'cancelled'}"
+        state, reason = "failed", f"task {failed.pk} of {failed.assigned_role} {how_it_ended(failed)}"
     elif going:
         reason = next((found for stopper in STOPPERS if (found := stopper(task.room, going))), None)
         state = "failed" if reason else "open"
     return describe_task(task) | {"chain_tasks": [describe_task(item) for item in chain], "chain_state": state, "chain_reason": reason}
+
+
+def how_it_ended(task: Task) -> str:
+    """`failed: the tests are red`, `closed by alice: not needed any more`"""
+    ended = Event.objects.filter(subject="task", subject_id=task.pk, to_state=task.status).order_by("-pk").first()
+    return in_words(ended) if ended else task.status
 
 
 def describe_event(event: Event) -> dict[str, Any]:

@@ -267,6 +267,9 @@ async def test_tasks_are_the_unfinished_then_the_newest_finished(owner: Api, roo
     assert [task["position"] for task in found] == [None, 1, 2, None]
     only = (await owner.get("rooms/demo/tasks?status=queued")).json()["tasks"]
     assert [task["id"] for task in only] == [task.pk for task in queued]
+    odd = await owner.get("rooms/demo/tasks?status=quued")
+    assert (odd.status, odd.code) == (400, "invalid")
+    assert "queued" in odd.json()["error"]["allowed"]
 
 
 async def test_a_task_shows_its_chain(owner: Api, room: Room) -> None:
@@ -278,6 +281,15 @@ async def test_a_task_shows_its_chain(owner: Api, room: Room) -> None:
         ("reviewer", "pending"),
     ]
     assert (chain["chain_state"], chain["chain_reason"]) == ("open", None)
+
+
+@pytest.mark.scenario(99)
+async def test_a_chain_that_somebody_ended_says_who_and_why(owner: Api, room: Room) -> None:
+    task = make_task(room)
+    await owner.post(f"rooms/demo/tasks/{task.pk}/cancel", {"reason": "not needed any more"})
+    chain = (await owner.get(f"rooms/demo/tasks/{task.pk}")).json()
+    reason = f"task {task.pk} of builder closed by alice: not needed any more"
+    assert (chain["chain_state"], chain["chain_reason"]) == ("failed", reason)
 
 
 @pytest.mark.parametrize("task_id", ["0", "-1", "x", str(2**63), "9" * 100, "1.5", "%00"])
