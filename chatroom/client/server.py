@@ -9,6 +9,7 @@ import time
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
+from chatroom.client.environment import seconds_in
 from chatroom.client.errors import UNREACHABLE, ClientError, refusal
 from chatroom.client.output import say
 
@@ -31,7 +32,7 @@ class Answer(NamedTuple):
 
 
 def default_patience() -> float:
-    return float(os.environ.get("CHATROOM_PATIENCE") or 60)
+    return seconds_in("CHATROOM_PATIENCE", default=60)
 
 
 def random_key() -> str:

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from chatroom.client.environment import seconds_in
 from chatroom.client.errors import SUPERSEDED, TIMED_OUT, UNEXPECTED, UNREACHABLE, ClientError, refusal
 from chatroom.client.output import one_line, say
 from chatroom.client.websocket import Closed, ConnectionLost, HandshakeRefused, WebSocket, connect
@@ -25,14 +26,6 @@ CLOSED_FOR_GOOD = {
 }
 
 
-def first_try_within() -> float:
-    return float(os.environ.get("CHATROOM_RECONNECT_WITHIN") or 5)
-
-
-def longest_pause() -> float:
-    return float(os.environ.get("CHATROOM_RECONNECT_PAUSE") or 30)
-
-
 class Waiting:
     def __init__(
         self, url: str, token: str, *, room: str, role: str, seconds: float | None, meanwhile: Callable[[], object] = lambda: None
@@ -41,6 +34,8 @@ class Waiting:
         self.url, self.token, self.room, self.role = url, token, room, role
         self.incarnation = os.urandom(16).hex()
         self.seconds, self.meanwhile = seconds, meanwhile
+        self.first_try_within = seconds_in("CHATROOM_RECONNECT_WITHIN", default=5)
+        self.longest_pause = seconds_in("CHATROOM_RECONNECT_PAUSE", default=30)
         self.until = float("inf") if seconds is None else time.monotonic() + seconds
         self.socket: WebSocket | None = None
         self.task: dict[str, Any] | None = None  # the offer we said `received` to
@@ -168,7 +163,7 @@ class Waiting:
         if self.retry_after is not None:
             delay, self.retry_after = self.retry_after * uniform(0.5, 1.5), None
         else:
-            delay = uniform(0, min(longest_pause(), 2 ** (self.tries - 1)) if self.tries else first_try_within())
+            delay = uniform(0, min(self.longest_pause, 2 ** (self.tries - 1)) if self.tries else self.first_try_within)
         self.tries = min(self.tries + 1, 10)
         left = self._left()
         time.sleep(max(0, min(delay, left)))

@@ -125,6 +125,25 @@ def test_no_server_at_all_exits_8(server: FakeServer, call: Call) -> None:
     assert call("rooms", env={"CHATROOM_PATIENCE": "0.2"})[0] == 8
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("CHATROOM_PATIENCE", "x", ("rooms",)),
+        ("CHATROOM_PATIENCE", "nan", ("rooms",)),
+        ("CHATROOM_RECONNECT_WITHIN", "soon", ("wait_for_task", "demo", "--role", "builder")),
+        ("CHATROOM_RECONNECT_PAUSE", "-1", ("wait_for_task", "demo", "--role", "builder")),
+    ],
+)
+def test_a_number_that_is_none_ends_the_start_with_what_was_found(
+    name: str, value: str, words: tuple[str, ...], server: FakeServer, call: Call
+) -> None:
+    server.routes["GET rooms"] = [(503, error("unavailable", "the database is away"))]
+    code, _, err = call(*words, env={name: value})
+    assert code == 2
+    assert f"{name}={value}: expected seconds, for example" in err
+    assert server.requests == []
+
+
 def test_something_else_at_that_address_is_said(server: FakeServer, call: Call) -> None:
     server.routes["GET rooms"] = [(301, None, {"Location": "https://elsewhere/"})]
     code, _, err = call("rooms")
