@@ -121,6 +121,11 @@ def main(argv: list[str] | None = None, *, prog: str = "chatroom") -> int:
     if not words or words in (["--help"], ["-h"]):
         print_overview(prog)
         return 0
+    if words in (["--version"], ["version"]):  # else Django would tell its own
+        from importlib.metadata import version
+
+        print(f"{prog} {version('chatroom')}")
+        return 0
     return run_django(words, prog=prog)
 
 
@@ -128,17 +133,29 @@ def print_overview(prog: str) -> None:
     print(f"{prog} COMMAND …        {prog} COMMAND --help\n")
     for name, description in COMMANDS.items():
         print(f"  {name:16} {description}")
-    print(f"\nThe server's own commands (up, doctor, …): {prog} help")
+    print(f"\nThe server's own commands (up, web, worker, …): {prog} help")
 
 
 def run_django(words: list[str], *, prog: str) -> int:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatroom.settings")
     from importlib import import_module
 
+    from chatroom.client.errors import USAGE
+
     # By name, so that nothing of the client depends on Django, and a check of the imports can say so.
     wrong_setting = import_module("django.core.exceptions").ImproperlyConfigured
+    utility = import_module("django.core.management").ManagementUtility([prog, *words])
+    fetch_command = utility.fetch_command
+
+    def fetch(name: str) -> object:
+        try:
+            return fetch_command(name)
+        except SystemExit:  # it has said that there is no such command
+            raise SystemExit(USAGE) from None
+
+    utility.fetch_command = fetch
     try:
-        import_module("django.core.management").execute_from_command_line([prog, *words])
+        utility.execute()
     except wrong_setting as error:
         print(f"chatroom: {error}", file=sys.stderr)
         return 1

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.metadata import version
+
 import pytest
 
 from chatroom.client.arguments import join_texts
@@ -37,3 +40,16 @@ def test_a_text_may_begin_with_a_dash() -> None:
     assert joined == ["demo", "--text=--- a/file", "--json"]
     for words in (["--text", "-"], ["--text", "--json"]):
         assert join_texts(words, options=options) == words  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("words", [("wait_for_tasks", "demo"), ("help", "wait_for_tasks")])
+def test_a_command_that_there_is_not_is_wrong_usage(words: tuple[str, ...], call: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = call(*words)
+    assert code == 2
+    assert "wait_for_tasks" in err
+
+
+@pytest.mark.parametrize("word", ["version", "--version"])
+def test_the_version_is_ours(word: str, call: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = call(word)
+    assert (code, out) == (0, f"chatroom {version('chatroom')}\n")
