@@ -35,13 +35,17 @@ def prepare(app: Celery) -> None:
     app.conf.worker_redirect_stdouts = False
     # `up` and the tests check the project; here it would only load every page, at each start.
     os.environ["CELERY_SKIP_CHECKS"] = "1"
-    # It advises to cancel jobs when the broker is lost: ours are rows, and safe to run twice.
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     app.loader.import_default_modules()
 
 
 def work(app: Celery, *, queue: str, threads: int) -> int:
     """Works on the jobs of one queue until SIGTERM. Returns the exit code."""
+    worker = make_worker(app, queue=queue, threads=threads)
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def make_worker(app: Celery, *, queue: str, threads: int) -> Any:
     worker = app.Worker(
         hostname=f"{queue}@{socket.gethostname()}",
         pool="threads",
@@ -54,8 +58,9 @@ def work(app: Celery, *, queue: str, threads: int) -> int:
         without_heartbeat=True,
         quiet=True,
     )
-    worker.start()
-    return int(worker.exitcode or 0)
+    # It advises to cancel jobs when the broker is lost: ours are rows, and safe to run twice. Only now, for it has just asked to see these.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+    return worker
 
 
 def keep_logging(**_options: Any) -> None:

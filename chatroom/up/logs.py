@@ -5,7 +5,8 @@ import time
 from collections import deque
 from pathlib import Path
 
-IMPORTANT = re.compile(r"^\S+ \S+ (?P<text>(WARNING|ERROR|CRITICAL) .*)")
+# Not what a request was refused for (4xx): whoever asked has been told.
+IMPORTANT = re.compile(r"^\S+ \S+ (?P<text>(WARNING (?!django\.request )|ERROR |CRITICAL ).*)")
 SAME_AFTER = 60.0
 LINES_PER_MINUTE = 12
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -127,6 +128,30 @@ def test_a_flood_of_important_lines_is_cut(tmp_path: Path) -> None:
     lines = tail.new_lines()
     assert len(lines) == 12
     assert str(path) in lines[-1]
+
+
+def test_refused_requests_do_not_crowd_out_what_matters(tmp_path: Path) -> None:
+    path = tmp_path / "web.log"
+    tail = LogTail(path)
+    refused = [f"2026-11-20 14:02:41,123 WARNING django.request Not Found: /{number}\n" for number in range(100)]
+    path.write_text("".join([*refused, "2026-11-20 14:02:42,123 ERROR django.request Internal Server Error: /\n"]))
+    assert tail.new_lines() == ["ERROR django.request Internal Server Error: /"]
+
+
+def test_a_worker_says_nothing_of_what_its_library_would_like_us_to_change() -> None:
+    worker = """
+        import warnings, django
+        django.setup()
+        from celery.exceptions import CPendingDeprecationWarning
+        from chatroom.celery import app
+        from chatroom.up.jobs import make_worker, prepare
+        prepare(app)
+        make_worker(app, queue="default", threads=1)
+        warnings.warn("cancel jobs when the broker is lost", CPendingDeprecationWarning)
+    """
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "chatroom.settings"}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(worker)], capture_output=True, text=True, env=environment, check=True)
+    assert "cancel jobs" not in done.stderr
 
 
 def test_the_last_lines_leave_out_blank_ones(tmp_path: Path) -> None:
