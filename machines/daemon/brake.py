@@ -21,6 +21,7 @@ class Brake:
     def take_turn(self, agent: int, *, agents: int, limits: Limits, now: float) -> bool:
         """True: this agent may start now. While the brake is on, one holds the turn until it has joined or failed."""
         if not self.is_open(agents=agents, limits=limits, now=now):
+            self.holder = None
             return True
         if self.holder is None:
             self.holder = agent

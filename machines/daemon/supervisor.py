@@ -394,5 +394,6 @@ class Supervisor:
 
     async def settle(self) -> None:
         self.note = "stopped" if self.entry and self.entry.desired == "stopped" else "not running"
+        self.around.brake.give_up_turn(self.agent)
         if self.entry is not None and self.known:
             await self.tell.stopped(self.entry, last_run=self.last_run, is_closing=self.closing is not None)

@@ -105,6 +105,17 @@ def test_while_the_brake_is_on_one_at_a_time_has_the_turn() -> None:
     assert brake.take_turn(3, agents=4, limits=limits, now=100.0) is True
 
 
+def test_a_turn_ends_with_the_braking_it_was_for() -> None:
+    brake, limits = Brake(), Limits()
+    for agent in (1, 2, 3):
+        brake.died(agent, now=10.0)
+    assert brake.take_turn(1, agents=4, limits=limits, now=11.0) is True
+    assert brake.take_turn(2, agents=4, limits=limits, now=100.0) is True, "it is off by now"
+    for agent in (2, 3, 4):
+        brake.died(agent, now=200.0)
+    assert brake.take_turn(2, agents=4, limits=limits, now=201.0) is True, "whoever had the turn then has no claim to this one"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

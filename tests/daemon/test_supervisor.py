@@ -300,6 +300,14 @@ async def test_after_most_have_died_together_restarts_go_one_at_a_time(machine: 
         )
 
 
+@pytest.mark.scenario(58)
+async def test_who_is_stopped_while_it_has_the_turn_leaves_it_to_the_others(machine: Machine) -> None:
+    brake = machine.around.brake
+    brake.holder = entry().agent
+    machine.supervise(entry(desired="stopped"))
+    await until(lambda: brake.holder is None)
+
+
 async def test_settled_runs_keep_their_log_and_lose_their_token(machine: Machine) -> None:
     machine.program(CRASHING)
     machine.supervise(entry())
