@@ -8,7 +8,9 @@ from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 
 from .errors import ChatroomError
+from .events import record_event
 from .models import DeviceGrant, Event, IdempotencyRecord, Job, Membership, Message, Notice, Pulse, Room, Task, Token
+from .services.rooms import room_locked
 from .services.tasks import TASK_ACTS
 from .services.tokens import revoke_tokens
 
@@ -105,14 +107,24 @@ class RoomAdmin(admin.ModelAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False  # what was said and done there is protected, one by one
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        """Open pages show its people, and learn of a change by its event."""
+        super().save_related(request, form, formsets, change)
+        with room_locked(form.instance.pk) as room:
+            record_event(room, "change", actor=request.user.get_username(), room_id=room.pk)
+
 
 @admin.register(Membership)
-class MembershipAdmin(admin.ModelAdmin):
+class MembershipAdmin(ReadOnlyAdmin):
+    """To look at; changed with their room."""
+
     list_display = ("room", "user", "role", "created_at")
     list_filter = ("role", "room")
     list_select_related = ("room", "user")
     search_fields = ("room__slug", "room__name", "user__username")
-    autocomplete_fields = ("room", "user")
 
 
 @admin.register(Message)

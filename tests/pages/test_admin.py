@@ -9,7 +9,7 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
 from agents.models import Agent, AgentStatus
-from chatroom.models import Event, Room, Task, TaskStatus, Token
+from chatroom.models import Event, Membership, Room, Task, TaskStatus, Token
 from tests.factories import make_agent, make_held_task, make_task, token_of
 
 MODELS = [model for app in ("chatroom", "agents", "machines") for model in apps.get_app_config(app).get_models()]
@@ -51,7 +51,7 @@ def test_a_list_asks_a_fixed_number_of_queries(
         root.get(url_of(model))
 
 
-@pytest.mark.parametrize("model", [Task, Agent, Event, Token])
+@pytest.mark.parametrize("model", [Task, Agent, Event, Token, Membership])
 def test_no_row_can_be_edited_added_or_deleted_by_hand(root: Client, room: Room, alice: User, model: type[Model]) -> None:
     make_held_task(room)
     token_of(alice)
@@ -120,3 +120,21 @@ def test_the_hash_of_a_token_is_shown_to_nobody(root: Client, alice: User) -> No
 
 def test_the_site_is_for_staff(page: Client) -> None:
     assert page.get("/admin/").status_code == 302
+
+
+def test_a_rooms_people_are_changed_with_an_event(root: Client, room: Room, bob: User) -> None:
+    rows = list(Membership.objects.filter(room=room))
+    form: dict[str, object] = {"name": "The Mill", "membership_set-TOTAL_FORMS": len(rows), "membership_set-INITIAL_FORMS": len(rows)}
+    for place, row in enumerate(rows):
+        role = "viewer" if row.user == bob else row.role
+        fields = {"id": row.pk, "room": room.pk, "user": row.user_id, "role": role}
+        form |= {f"membership_set-{place}-{name}": value for name, value in fields.items()}
+    assert root.post(url_of(Room, f"{room.pk}/change/"), form).status_code == 302
+    assert Membership.objects.get(room=room, user=bob).role == "viewer"
+    event = Event.objects.filter(room=room, subject="room").latest("pk")
+    assert (event.trigger, event.actor) == ("change", "alice")
+
+
+def test_a_room_is_not_deleted_by_hand(root: Client, room: Room) -> None:
+    assert "deletelink" not in root.get(url_of(Room, f"{room.pk}/change/")).content.decode()
+    assert root.post(url_of(Room, f"{room.pk}/delete/"), {"post": "yes"}).status_code == 403
