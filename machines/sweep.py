@@ -1,6 +1,7 @@
 """The sweep's steps about machines and their agents. One row per transaction, under the room's lock, with the condition repeated there."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -165,8 +166,21 @@ def wake_for(room_id: int, task_id: int) -> bool:
         return task is not None and wake_or_tell(lock_placement(room, task.assigned_role), task)
 
 
+@dataclass
+class Walk:
+    """How far a round through a table has come."""
+
+    after: int = 0
+
+
+LOGS = Walk()
+
+
 @step
 def forget_old_logs() -> int:
+    """Some at a time, round and round: that a run is old is no news of its log, for most old runs have none any more."""
     oldest = now() - timedelta(seconds=settings.LOG_RETENTION)
-    old = list(RunLog.objects.filter(run__ended_at__lt=oldest).values_list("pk", flat=True)[:BATCH])
+    page = list(RunLog.objects.filter(pk__gt=LOGS.after).order_by("pk").values_list("pk", "run__ended_at")[:BATCH])
+    LOGS.after = page[-1][0] if len(page) == BATCH else 0
+    old = [pk for pk, ended_at in page if ended_at is not None and ended_at < oldest]
     return RunLog.objects.filter(pk__in=old).delete()[0] if old else 0

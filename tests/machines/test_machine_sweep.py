@@ -10,10 +10,12 @@ from django.utils.timezone import now
 
 from agents.models import Agent, AgentStatus
 from chatroom.models import Pulse
+from machines import sweep
 from machines.models import Act, Command, Desired, Machine, MachineStatus, Placement, RunLog
 from machines.services.desire import start_agent, stop_agent
 from machines.services.pings import ask_machine
 from machines.sweep import disconnect_silent_machines, expire_commands, expire_restarts, forget_old_logs
+from tests.factories import make_run
 
 from .playing import Daemon, Program, newest_event, triggers
 
@@ -174,3 +176,12 @@ def test_logs_are_forgotten_once_their_time_is_over(daemon: Daemon) -> None:
     assert forget_old_logs() == 0
     type(run).objects.update(ended_at=ago(31 * 86400))
     assert forget_old_logs() == 1
+
+
+def test_each_sweep_looks_at_some_logs_and_after_a_while_at_all(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "BATCH", 2)
+    placement = Placement.objects.get()
+    runs = [make_run(placement, state="failed", joined=False, ended_at=ago(40 * 86400 if number == 4 else 60)) for number in range(5)]
+    RunLog.objects.bulk_create([RunLog(run=run, text="x") for run in runs])
+    assert [forget_old_logs() for _ in range(4)] == [0, 0, 1, 0]
+    assert RunLog.objects.count() == 4
