@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import daphne.http_protocol
 from daphne.endpoints import build_endpoint_description_strings
 from daphne.http_protocol import WebRequest
 from daphne.server import HTTPFactory, Server  # installs Twisted's reactor: before anything else of Twisted
@@ -21,19 +22,33 @@ from chatroom.up.limits import allow_many_sockets
 from chatroom.up.parent import end_within
 
 logger = logging.getLogger("chatroom.web")
-# Django reads forms itself, and finding out whether a body is one takes Twisted longer than all the rest of its work.
-# A property, because each request sets its own.
-WebRequest._parsePOSTFormSubmission = property(lambda self: False, lambda self, value: None)
 # Twisted would format a line for a log that goes nowhere.
 HTTPFactory.log = lambda self, request: None
-
 # Consumers may say a last word, then sockets are closed, then requests in flight get a moment, then everything ends.
 GOODBYE_LIMIT, CLOSE_LIMIT, HARD_LIMIT = 0.2, 2.0, 4.5
 SERVICE_RESTART = 1012
 # When all come back at once after an outage, each waits for its turn; the clients wait no longer than this either.
 HANDSHAKE_LIMIT = 20
 LONGEST_MESSAGE = 1024 * 1024  # to a socket; whoever sends more is cut off
+LONGEST_BODY = 4 * 1024 * 1024  # of a request, more than any is allowed to have
 LOOK_INTERVAL = 0.05
+
+
+class BoundedRequest(WebRequest):
+    """Keeps no more of a body than it takes to refuse it: the rest is thrown away as it comes, whoever sends it."""
+
+    # Django reads forms itself, and finding out whether a body is one takes Twisted longer than all the rest of its work.
+    # A property, because each request sets its own.
+    _parsePOSTFormSubmission = property(lambda self: False, lambda self, value: None)  # noqa: N815  (Twisted's name)
+    kept = 0
+
+    def handleContentChunk(self, data: bytes) -> None:  # noqa: N802  (Twisted's name)
+        part = data[: LONGEST_BODY - self.kept]
+        self.kept += len(part)
+        super().handleContentChunk(part)
+
+
+daphne.http_protocol.WebRequest = BoundedRequest
 
 
 class GracefulServer(Server):

@@ -1,11 +1,13 @@
 """`manage.py up`: starts everything, keeps it running, and leaves nothing."""
 
+import http.client
 import json
 import os
 import re
 import resource
 import signal
 import socket
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -73,6 +75,22 @@ def test_the_web_process_opens_as_many_sockets_as_the_system_allows(make_program
     assert psutil.Process(program.part_pid("web")).rlimit(psutil.RLIMIT_NOFILE) == (hard, hard)
     assert psutil.Process(program.part_pid("sweep")).rlimit(psutil.RLIMIT_NOFILE) == (256, hard)
     program.stop()
+
+
+def test_a_huge_body_is_refused_and_takes_no_memory(server: Program) -> None:
+    web = psutil.Process(server.part_pid("web"))
+    before, block, blocks = web.memory_info().rss, b" " * 2**20, 200
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
+    connection.putrequest("POST", "/api/v1/device")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(blocks * len(block)))
+    connection.endheaders()
+    for _ in range(blocks):
+        connection.send(block)
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())["error"]["code"]) == (413, "too_large")
+    connection.close()
+    assert web.memory_info().rss - before < 50 * 2**20
 
 
 def test_ends_while_a_part_is_frozen_and_a_client_waits(make_program: MakeProgram) -> None:
