@@ -30,7 +30,7 @@ WORDS = {
         "claim_task": "took a task",
         "task_complete": "completed its task",
         "task_released": "its task was taken back",
-        "leave": "stopped by {actor}",
+        "leave": "stopped",
         "heartbeat_expired": "its lease ran out",
         "process_exited": "its process ended",
         "restart_initiated": "starting",
@@ -46,4 +46,6 @@ def describe_event(event: Event) -> str:
     """`claimed by builder`, `sent back by alice: the test is missing`."""
     words = WORDS.get(event.subject, {}).get(event.trigger, f"{event.trigger.replace('_', ' ')} by {{actor}}")
     said = words.replace("{actor}", event.actor)
+    if event.reason.startswith(said):
+        return event.reason
     return f"{said}: {event.reason}" if event.reason and event.reason not in said else said

@@ -187,7 +187,7 @@ def leave_agent(room_id: int, *, role: str, actor: str, incarnation: str | None 
             raise NotAllowed(f"{role} is a remote agent: leave is for custom ones, use stop_agent")
         if agent.status == AgentStatus.OFFLINE:
             return agent
-        reason = f"left by {actor}" if incarnation is None else "its program ended"
+        reason = f"stopped by {actor}" if incarnation is None else "its program ended"
         end_incarnation(agent, f"{role} was told to leave by {actor}" if incarnation is None else reason)
         freed = release_open_claim(agent, outcome=Outcome.LEFT, actor=actor, reason=reason)
         move(agent, "leave", actor=actor, reason=reason)

@@ -26,7 +26,13 @@ from .desire import exhaustion_episode, finish_commands, wake_up
 LATE_RESULTS_FOR = timedelta(hours=24)
 HISTORY, LONGEST_HISTORY = timedelta(hours=24), 25
 STEPS = [(RunState.VALIDATING, "validated"), (RunState.READY, "prepare"), (RunState.PREPARING, "launch")]
-ENDS_AGENT = {"stop", "removed", "daemon_stop", "server_loss"}
+# Who asked for its end wanted the agent to end with it.
+ENDS_AGENT = {
+    "stop": "stopped by {by}",
+    "removed": "stopped: it lives elsewhere now",
+    "daemon_stop": "stopped with its daemon on {machine}",
+    "server_loss": "stopped: {machine} had lost the server",
+}
 SHOWN_LINES = 5
 
 
@@ -93,7 +99,7 @@ def settle_agent(run: Run, decision: dict[str, Any], *, message: str, may_wake: 
     freed = None
     if run.agent.is_live:
         freed = free_task(run, message=message)
-        end_agent(run, message=message)
+        end_agent(run, message=message, stopped_by=placement.desired_by)
     elif run.agent.status == AgentStatus.DEAD:
         forget_process(run.agent, message=message)
     apply_decision(run, placement, decision, message=message)
@@ -102,10 +108,11 @@ def settle_agent(run: Run, decision: dict[str, Any], *, message: str, may_wake: 
         wake_up(run.agent.room_id, role=run.agent.role)
 
 
-def end_agent(run: Run, *, message: str) -> None:
+def end_agent(run: Run, *, message: str, stopped_by: str) -> None:
     end_incarnation(run.agent, f"run {run.pk} {message}")
-    if run.asked in ENDS_AGENT:
-        move(run.agent, "leave", actor=run.machine.name, reason=message)
+    if asked := ENDS_AGENT.get(run.asked):
+        reason = f"{asked.format(by=stopped_by or 'chatroom', machine=run.machine)} ({message})"
+        move(run.agent, "leave", actor=run.machine.name, reason=reason)
     else:
         move(run.agent, "process_exited", actor=run.machine.name, reason=message, error_message=message)
 

@@ -4,6 +4,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from agents.models import AgentStatus, Claim, Outcome
+from agents.panel import read_rows
 from chatroom.errors import NotAllowed, NotFound, RoleNotYours, Superseded, WrongState
 from chatroom.models import Event, Task, TaskStatus
 from chatroom.services.messages import send_message
@@ -122,6 +123,14 @@ def test_a_stopped_agent_is_offline_only_once_its_process_is_gone(daemon: Daemon
     assert (daemon.agent.status, daemon.command.state, daemon.command.outcome) == (AgentStatus.OFFLINE, "completed", "no process is left")
     assert daemon.run.state == "completed"
     assert triggers(daemon.agent)[-1] == "leave"
+
+
+def test_a_stopped_agent_says_who_stopped_it(daemon: Daemon) -> None:
+    run = daemon.start()
+    stop(daemon)
+    daemon.exit(run, None, signal=15, asked="stop", do="none", message="ended by signal 15")
+    [row] = read_rows([daemon.agent])
+    assert row.why == "stopped by alice (ended by signal 15)"
 
 
 def test_a_stopping_agent_is_offered_nothing(daemon: Daemon, alice: User) -> None:
