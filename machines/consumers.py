@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
 from chatroom import ending
+from chatroom.consumers import server_url
 from chatroom.db import in_db, in_liveness, in_read
 from chatroom.errors import ChatroomError, Invalid, NotAllowed, NotSignedIn, Superseded
 from chatroom.gathering import Gathered
@@ -214,7 +215,7 @@ class MachineConsumer(QuickConsumer):
                 generation=int(message.get("generation") or 0),
                 attempt=int(message.get("attempt") or 1),
                 request=clean_line(message.get("request"), 64),
-                server_url=self.server_url(),
+                server_url=server_url(self.scope),
             )
         except ChatroomError as error:
             agents = await in_db(snapshot, machine.pk, agent_ids=[agent_id])
@@ -297,11 +298,6 @@ class MachineConsumer(QuickConsumer):
         if self.machine is None:
             raise Invalid("expected hello first")
         return self.machine
-
-    def server_url(self) -> str:
-        host = next((value.decode("latin-1") for name, value in self.scope["headers"] if name == b"host"), "127.0.0.1")
-        scheme = "https" if self.scope.get("scheme") == "wss" else "http"
-        return settings.PUBLIC_URL.rstrip("/") or f"{scheme}://{host}"
 
     async def say(self, type: str, **fields: Any) -> None:  # noqa: A002  (the word of the protocol)
         await self.send(text_data=json.dumps({"type": type, **fields}))

@@ -39,8 +39,8 @@ class DaemonSocket(Socket):
 
 
 @asynccontextmanager
-async def daemon_socket(token: str) -> AsyncIterator[DaemonSocket]:
-    communicator = knock(token, "/ws/machine/")
+async def daemon_socket(token: str, **headers: str) -> AsyncIterator[DaemonSocket]:
+    communicator = knock(token, "/ws/machine/", **headers)
     is_open, _ = await communicator.connect(timeout=PATIENCE)
     assert is_open, "the handshake was refused"
     try:

@@ -343,3 +343,15 @@ async def test_a_heartbeat_brings_a_dead_agent_back_with_its_claim(token: str, p
         assert played.agent.status == AgentStatus.DEAD
         await socket.say("heartbeat", runs=[run.pk])
         await until(lambda: played.agent.status == AgentStatus.WORKING)
+
+
+async def test_behind_a_proxy_with_tls_the_prompt_names_the_address_of_the_proxy(
+    played: Daemon, token: str, settings: LazySettings
+) -> None:
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    await in_db(start_agent, played.room.pk, role="builder", actor="alice")
+    async with daemon_socket(token, **{"x-forwarded-proto": "https"}) as socket:
+        await socket.come_up()
+        await socket.say("ask", id=5, ask="open_run", agent=played.agent.pk, generation=1, attempt=1, request="wish")
+        grant = (await socket.hear_in_time("answer"))["run"]
+    assert "--server https://testserver" in grant["prompt"]
