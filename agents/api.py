@@ -27,6 +27,7 @@ from chatroom.errors import OutdatedClaim
 from chatroom.models import Room
 from chatroom.principals import Principal
 from chatroom.status import STOPPERS, contribute
+from chatroom.views.access import server_url
 
 router = Router()
 
@@ -123,7 +124,7 @@ def brief(agent: Agent) -> dict[str, Any]:
 
 @router.get("rooms/{room}/agents/{role}/prompt")
 async def prompt(request: HttpRequest, room: str, role: str) -> HttpResponse:
-    url = request.build_absolute_uri("/").rstrip("/")
+    url = server_url(request)
 
     def work(principal: Principal) -> Any:
         agent = find_agent(principal.find_room(room), role)

@@ -8,8 +8,7 @@ from agents.models import Agent
 from agents.services import build_prompt, dismiss_agent, leave_agent, start_command
 from chatroom.errors import NotFound
 from chatroom.models import Event, Membership
-from chatroom.views.access import PageRequest, done, room_act, room_page
-from chatroom.views.rooms import server_url
+from chatroom.views.access import PageRequest, done, room_act, room_page, server_url
 
 AGENT_ACTS: dict[str, tuple[Callable[..., Agent], str]] = {
     "leave": (leave_agent, "Stopped: its program is told at its next call."),

@@ -23,6 +23,7 @@ from .services.rooms import add_member, create_room
 from .services.tasks import TASK_ACTS
 from .services.tokens import DEVICE_GRANT_LIFETIME, redeem_device_code, revoke_tokens, start_device_grant, waiting_grants
 from .status import describe_chain, describe_event, describe_message, describe_task, list_tasks, name_room, newest_after, room_status
+from .views.access import server_url
 
 router = Router()
 LONGEST_WAIT = 25
@@ -84,7 +85,7 @@ async def start_sign_in(request: HttpRequest, body: Device) -> HttpResponse:
     if await in_read(waiting_grants().count) >= OPEN_GRANTS:
         raise TooMany("too many terminals are waiting for a sign-in: try again in some minutes")
     device_code, grant = await in_db(start_device_grant, body.client)
-    url = request.build_absolute_uri(reverse("device"))
+    url = server_url(request) + reverse("device")
     return reply(
         200,
         {
@@ -123,7 +124,7 @@ async def rooms(request: HttpRequest) -> HttpResponse:
 async def new_room(request: HttpRequest, body: NewRoom) -> HttpResponse:
     def work(principal: Principal) -> Any:
         room = create_room(body.name, team=body.team, fail_fast=body.fail_fast, owner=principal.require_person())
-        return {"id": room.pk, "slug": room.slug, "url": request.build_absolute_uri(reverse("room", args=[room.slug]))}
+        return {"id": room.pk, "slug": room.slug, "url": server_url(request) + reverse("room", args=[room.slug])}
 
     return await perform(request, "create_room", work, body=body.dict(), status=201)
 

@@ -15,8 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from agents.views import find_agent
 from chatroom.errors import ChatroomError, NotAllowed, NotFound
 from chatroom.models import MemberRole, Membership
-from chatroom.views.access import PageRequest, done, find_membership, refused, require_owner, room_act, room_page
-from chatroom.views.rooms import server_url
+from chatroom.views.access import PageRequest, done, find_membership, refused, require_owner, room_act, room_page, server_url
 from machines.configuring import ConfigurationForm, given_configuration
 from machines.enrolling import Invitation, invite
 from machines.fleet import MachineRow, see_machines

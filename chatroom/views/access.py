@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
@@ -25,6 +26,11 @@ class PageRequest(HttpRequest):
 
     user: User  # type: ignore[assignment]
     htmx: HtmxDetails
+
+
+def server_url(request: HttpRequest) -> str:
+    """The address under which people reach us, for links and for commands to paste."""
+    return settings.PUBLIC_URL.rstrip("/") or request.build_absolute_uri("/").rstrip("/")
 
 
 def find_membership(request: PageRequest, slug: str) -> Membership:

@@ -1,4 +1,3 @@
-from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
 from django.db.models import Max
@@ -17,7 +16,7 @@ from chatroom.services.rooms import add_member, create_room
 from chatroom.services.tasks import TASK_ACTS
 from chatroom.stream import read_stream
 
-from .access import PageRequest, done, require_owner, room_act, room_page
+from .access import PageRequest, done, require_owner, room_act, room_page, server_url
 
 PANES = {"where", "chat", "team"}
 SAID = {
@@ -49,10 +48,6 @@ def room_create(request: PageRequest) -> HttpResponse:
         context = {"rows": read_nav(request.user), "error": error.message, "typed": request.POST}
         return render(request, "chatroom/home.html", context, status=error.status)
     return redirect("room", slug=room.slug)
-
-
-def server_url(request: PageRequest) -> str:
-    return settings.PUBLIC_URL.rstrip("/") or request.build_absolute_uri("/").rstrip("/")
 
 
 @require_safe

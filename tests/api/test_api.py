@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.db import OperationalError
 from django.utils.timezone import now
@@ -93,6 +94,14 @@ async def test_terminals_that_waited_in_vain_keep_nobody_from_signing_in(room: R
     assert (await ask("POST", "/api/v1/device", {})).status == 200
     await in_db(DeviceGrant.objects.update, expires_at=now())
     assert (await ask("POST", "/api/v1/device", {})).status == 200
+
+
+async def test_links_name_the_address_that_people_use(owner: Api, room: Room, settings: LazySettings) -> None:
+    settings.PUBLIC_URL = "https://chat.example/"
+    assert (await ask("POST", "/api/v1/device", {})).json()["verification_url"] == "https://chat.example/device/"
+    assert (await owner.post("rooms", {"name": "Mill"})).json()["url"] == "https://chat.example/rooms/mill/"
+    prompt = (await owner.get("rooms/demo/agents/builder/prompt")).json()
+    assert prompt["command"].endswith("--server https://chat.example")
 
 
 # --- rooms
