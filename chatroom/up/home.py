@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -69,11 +70,16 @@ class Home:
         return self.path / "log" / f"{name}.log"
 
     def open_log(self, name: str) -> BinaryIO:
-        """For appending; what grew large is set aside once per start of the part."""
+        """For appending."""
+        self.set_log_aside(name)
+        return self.log_file(name).open("ab")
+
+    def set_log_aside(self, name: str) -> None:
+        """What grew large; also while its part runs: whoever appends goes on at the new beginning."""
         path = self.log_file(name)
         if path.exists() and path.stat().st_size > LOG_LIMIT:
-            path.replace(path.with_suffix(".log.1"))
-        return path.open("ab")
+            shutil.copyfile(path, path.with_suffix(".log.1"))
+            os.truncate(path, 0)
 
     def pid_file(self, name: str) -> Path:
         return self.path / "run" / f"{name}.pid"

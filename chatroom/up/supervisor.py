@@ -142,4 +142,6 @@ class Supervisor:
         while not self.ending.is_set():
             for line in tail.new_lines():
                 report(f"{part.name}: {line}")
+            with contextlib.suppress(OSError):  # a full disk: tried again
+                self.home.set_log_aside(part.name)
             await asyncio.sleep(LOOK_INTERVAL)

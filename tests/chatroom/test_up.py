@@ -108,6 +108,18 @@ def test_a_large_log_is_set_aside_at_start(tmp_path: Path) -> None:
     assert (tmp_path / "log" / "web.log.1").stat().st_size == LOG_LIMIT + 1
 
 
+def test_a_log_that_grows_large_is_set_aside_while_its_part_writes_on(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.create()
+    with home.open_log("web") as log:
+        log.write(b"x" * (LOG_LIMIT + 1))
+        log.flush()
+        home.set_log_aside("web")
+        log.write(b"new\n")
+    assert home.log_file("web").read_text() == "new\n"
+    assert (tmp_path / "log" / "web.log.1").stat().st_size == LOG_LIMIT + 1
+
+
 def test_only_important_new_lines_are_repeated_and_none_twice(tmp_path: Path) -> None:
     path = tmp_path / "web.log"
     path.write_text("2026-11-20 14:02:40,123 ERROR old before the start\n")

@@ -77,6 +77,14 @@ def test_the_web_process_opens_as_many_sockets_as_the_system_allows(make_program
     program.stop()
 
 
+def test_a_log_that_grows_large_is_set_aside(server: Program) -> None:
+    log = server.home / "log" / "worker.log"
+    with log.open("ab") as file:
+        file.write(b"x" * 6 * 2**20)
+    wait_until(lambda: log.stat().st_size < 2**20)
+    assert log.with_suffix(".log.1").stat().st_size >= 6 * 2**20
+
+
 def test_a_huge_body_is_refused_and_takes_no_memory(server: Program) -> None:
     web = psutil.Process(server.part_pid("web"))
     before, block, blocks = web.memory_info().rss, b" " * 2**20, 200
