@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from chatroom.admin import ActingAdmin, ReadOnlyAdmin, run_each
 from machines.models import Command, Machine, Placement, Run, RunLog
 from machines.services.desire import abort_run, restart_agent, start_agent, stop_agent
-from machines.services.registration import revoke_machine
+from machines.services.revocation import revoke_machine
 
 
 @admin.register(Machine)
@@ -19,12 +19,17 @@ class MachineAdmin(ActingAdmin):
     list_select_related = ("owner",)
     search_fields = ("=id", "name", "owner__username", "platform")
     exclude = ("instance", "connection")
-    actions = ("revoke",)
+    actions = ("revoke", "revoke_with_agents")
 
     @admin.action(description="Revoke (machines without agents)", permissions=["act"])
     def revoke(self, request: HttpRequest, machines: QuerySet[Machine]) -> None:
         actor = request.user.get_username()
         run_each(request, machines, lambda machine: revoke_machine(machine, actor=actor), done="revoked")
+
+    @admin.action(description="Revoke at once, and give up the processes of the agents there", permissions=["act"])
+    def revoke_with_agents(self, request: HttpRequest, machines: QuerySet[Machine]) -> None:
+        actor = request.user.get_username()
+        run_each(request, machines, lambda machine: revoke_machine(machine, actor=actor, force=True), done="revoked")
 
 
 def agent_action(

@@ -18,7 +18,8 @@ from machines.models.run import UNFINISHED
 from machines.services.configuration import configure_agent
 from machines.services.desire import abort_run, find_command, restart_agent, start_agent, stop_agent
 from machines.services.pings import ask_machine
-from machines.services.registration import issue_enrolment, redeem_enrolment, register_machine, revoke_machine
+from machines.services.registration import issue_enrolment, redeem_enrolment, register_machine
+from machines.services.revocation import revoke_machine
 from machines.status import describe_agent, describe_command, describe_machine
 
 router = Router()
@@ -28,6 +29,10 @@ ENROLMENT_PREFIX = "chatroom_enrolment_"
 class NewMachine(Schema):
     name: Line
     platform: Line = ""
+
+
+class Revocation(Schema):
+    force: bool = False
 
 
 class Configuration(Schema):
@@ -81,12 +86,14 @@ async def show_machine(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @router.post("machines/{name}/revoke")
-async def revoke(request: HttpRequest, name: str) -> HttpResponse:
+async def revoke(request: HttpRequest, name: str, body: Revocation | None = None) -> HttpResponse:
+    given = body or Revocation()
+
     def work(principal: Principal) -> Any:
-        machine = revoke_machine(find_machine(principal, name, own=True), actor=principal.name)
+        machine = revoke_machine(find_machine(principal, name, own=True), actor=principal.name, force=given.force)
         return {"name": machine.name, "revoked": True}
 
-    return await perform(request, f"revoke_machine:{name}", work)
+    return await perform(request, f"revoke_machine:{name}", work, body=given.dict())
 
 
 @router.post("machines/{name}/ping")

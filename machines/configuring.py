@@ -29,9 +29,10 @@ class ConfigurationForm:
         """As it is configured; what was chosen in the form already, but not saved, comes first."""
         placement = Placement.objects.filter(agent=agent).select_related("machine").first()
         machines = list(Machine.objects.owned_by(user))
-        if placement is not None and placement.machine not in machines:
-            machines.append(placement.machine)
-        current = placement.machine if placement else machines[0] if len(machines) == 1 else None
+        home = placement.machine if placement is not None and not placement.machine.is_revoked else None
+        if home is not None and home not in machines:
+            machines.append(home)
+        current = home or (machines[0] if len(machines) == 1 else None)
         machine = next((found for found in machines if found.name == chosen.get("machine")), current)
         form = cls(agent, chosen.get("kind") or agent.kind, machines, machine)
         for name in ("harness", "model", "directory"):

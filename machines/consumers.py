@@ -23,7 +23,7 @@ from chatroom.sockets import QuickConsumer
 from machines.hints import topic_of
 from machines.models import Machine
 from machines.services import connection as service
-from machines.services.connection import Introduction, SecondInstance
+from machines.services.connection import Introduction, Revoked, SecondInstance
 from machines.services.opening import look_at_join, open_run
 from machines.services.pings import keep_answer
 from machines.services.reports import receive_report
@@ -139,6 +139,9 @@ class MachineConsumer(QuickConsumer):
         while True:
             is_hinted = await self.wait_for_hint()
             try:
+                if is_hinted and await in_read(service.is_revoked, machine.pk):
+                    await self.refuse(Revoked(f"{machine} was revoked"), REFUSED)
+                    return
                 # Before the look itself: what changes meanwhile is found by the next one.
                 found = await in_read(glance, machine.pk)
                 if is_hinted or found != seen:

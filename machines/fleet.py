@@ -56,6 +56,12 @@ class MachineRow:
         return shown_harnesses(self.machine)
 
     @property
+    def carried(self) -> str:
+        """`builder and 2 more live`"""
+        first, others = self.agents[0].role, len(self.agents) - 1
+        return f"{first} and {others} more live" if others else f"{first} lives"
+
+    @property
     def is_pinging(self) -> bool:
         return self.ping is not None and self.ping.state in (CommandState.PENDING, CommandState.DISPATCHED)
 

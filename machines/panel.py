@@ -138,6 +138,8 @@ class Home:
 
     @property
     def buttons(self) -> list[Button]:
+        if self.machine.is_revoked:
+            return []  # nothing can be done there any more: it is configured to live elsewhere
         if self.is_stopping:
             return [START]  # whoever wants it back need not wait for its end
         found = BUTTONS[S(self.agent.status)]

@@ -156,8 +156,9 @@ def startable() -> QuerySet[Placement]:
 
 
 def unstartable() -> QuerySet[Placement]:
-    """Stopped, or its machine is away: people are told. (Of the frozen and the exhausted ones they know already.)"""
-    return away().filter(Q(desired_state=Desired.STOPPED) | Q(machine__status=MachineStatus.DISCONNECTED))
+    """Stopped, or its machine is away: people are told. (Of the frozen, the exhausted and the revoked ones they know already.)"""
+    found = away().filter(Q(desired_state=Desired.STOPPED) | Q(machine__status=MachineStatus.DISCONNECTED))
+    return found.filter(machine__revoked_at=None)
 
 
 def wake_for(room_id: int, task_id: int) -> bool:

@@ -23,7 +23,7 @@ from machines.models import Act, Command, Machine
 from machines.services.configuration import configure_agent
 from machines.services.desire import abort_run, restart_agent, start_agent, stop_agent
 from machines.services.pings import ask_machine
-from machines.services.registration import revoke_machine
+from machines.services.revocation import revoke_machine
 from machines.tailing import read_tails
 
 AGENT_COMMANDS: dict[str, Callable[..., Command]] = {
@@ -105,7 +105,7 @@ def machine_ping(request: PageRequest, machine: Machine) -> str:
 
 @machine_act
 def machine_revoke(request: PageRequest, machine: Machine) -> str:
-    revoke_machine(machine, actor=request.user.get_username())
+    revoke_machine(machine, actor=request.user.get_username(), force="force" in request.POST)
     return f"{machine} was revoked."
 
 

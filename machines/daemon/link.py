@@ -103,6 +103,8 @@ class ServerLink:
 
     def be_patient(self, refused: Refused) -> None:
         """Raises when the refusal is to be believed."""
+        if refused.code == "revoked":
+            raise refused
         now = time.monotonic()
         if self.refused_since is None:
             self.refused_since = now

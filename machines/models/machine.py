@@ -64,6 +64,10 @@ class Machine(models.Model):
     def is_connected(self) -> bool:
         return self.status != S.DISCONNECTED
 
+    @property
+    def is_revoked(self) -> bool:
+        return self.revoked_at is not None
+
     @transition(status, source=[S.UNRESPONSIVE, S.DISCONNECTED], target=S.CONNECTED)
     def connect(self) -> None: ...
 

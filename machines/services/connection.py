@@ -39,6 +39,12 @@ class SecondInstance(ChatroomError):
     code, status = "second_instance", 409
 
 
+class Revoked(NotAllowed):
+    """The machine was taken out of service; its daemon is not wanted any more."""
+
+    code = "revoked"
+
+
 @dataclass(frozen=True)
 class Offer:
     """What the machine's own configuration offers."""
@@ -150,8 +156,7 @@ def change_offer(machine_id: int, message: dict[str, Any]) -> None:
 
 
 def require_voice(machine: Machine, instance: str) -> None:
-    if machine.revoked_at is not None:
-        raise NotAllowed(f"{machine} was revoked")
+    require_not_revoked(machine)
     if not machine.connection or machine.instance in ("", instance) or machine.last_seen_at is None:
         return
     # Either way: a clock that was set back must not shut a machine out for an hour.
@@ -160,6 +165,15 @@ def require_voice(machine: Machine, instance: str) -> None:
         raise SecondInstance(
             f"{machine} is already connected by another daemon (instance {machine.instance[:8]}, last sign of life {silent:.0f} s ago)"
         )
+
+
+def require_not_revoked(machine: Machine) -> None:
+    if machine.is_revoked:
+        raise Revoked(f"{machine} was revoked")
+
+
+def is_revoked(machine_id: int) -> bool:
+    return Machine.objects.filter(pk=machine_id).exclude(revoked_at=None).exists()
 
 
 def resume_runs(machine: Machine, hello: Introduction) -> None:
@@ -206,8 +220,7 @@ def note_lives(signs: list[tuple[int, str]]) -> list[bool | Exception]:
 def revive_machine(machine_id: int, *, connection: str) -> None:
     """Any sign of life restores `connected`."""
     with machine_locked(machine_id) as machine:
-        if machine.revoked_at is not None:
-            raise NotAllowed(f"{machine} was revoked")
+        require_not_revoked(machine)
         if machine.connection != connection and machine.connection:
             raise Superseded(f"another socket speaks for {machine} now")
         machine.connection, machine.last_seen_at = connection, now()

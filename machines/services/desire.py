@@ -42,6 +42,7 @@ def start_agent(room_id: int, *, role: str, actor: str) -> Command:
     """A person's start: joins one in flight, answers at once when it runs already, else a new generation with a clean history."""
     with room_locked(room_id) as room:
         locked = lock_placement(room, role)
+        require_home(locked)
         if command := start_in_flight(locked.agent):
             return command
         if locked.agent.is_live and not locked.placement.is_stopped:
@@ -53,8 +54,16 @@ def restart_agent(room_id: int, *, role: str, actor: str) -> Command:
     """A person's restart: the live process ends first, whatever it does; its task is free again."""
     with room_locked(room_id) as room:
         locked = lock_placement(room, role)
+        require_home(locked)
         cancel_in_flight(locked.agent, f"restarted by {actor}")
         return begin_start(locked, Act.RESTART, actor=actor, reason=f"restarted by {actor}", by_person=True)
+
+
+def require_home(locked: Locked) -> None:
+    if (machine := locked.placement.machine).is_revoked:
+        raise WrongState(
+            f"{machine} was revoked: configure {locked.agent.role} to live on another machine first", current=locked.agent.status
+        )
 
 
 def begin_start(locked: Locked, act: str, *, actor: str, reason: str, by_person: bool) -> Command:
@@ -194,17 +203,23 @@ class Hindrance:
 
 
 def why_not_wakeable(locked: Locked) -> Hindrance | None:
-    agent, placement, run = locked.agent, locked.placement, locked.placement.current_run
+    agent, placement = locked.agent, locked.placement
+    if placement.machine.is_revoked:
+        return Hindrance(f"its machine {placement.machine} was revoked", revocation_episode(placement.machine, locked.room))
     if placement.is_exhausted or agent.status == AgentStatus.DEAD_FAILED_REVIVE:
         return Hindrance("it is unrecoverable until a person restarts it", exhaustion_episode(placement) if placement.is_exhausted else "")
     if placement.is_stopped:
         return Hindrance(f"it was stopped by {placement.desired_by}")
     if not placement.machine.is_connected:
         return Hindrance(f"its machine {placement.machine} is away")
-    if run is not None and run.stopped_at is not None and not run.is_finished:
+    return why_run_hinders(placement.current_run, placement.machine) if placement.current_run else None
+
+
+def why_run_hinders(run: Run, machine: Machine) -> Hindrance | None:
+    if run.stopped_at is not None and not run.is_finished:
         return Hindrance("its process is frozen (SIGSTOP)", freezing_episode(run))
-    if run is not None and ended_with_daemon(run, placement.machine):
-        return Hindrance(f"it was stopped with its daemon on {placement.machine}")
+    if ended_with_daemon(run, machine):
+        return Hindrance(f"it was stopped with its daemon on {machine}")
     return None
 
 
@@ -215,6 +230,10 @@ def ended_with_daemon(run: Run, machine: Machine) -> bool:
 
 def exhaustion_episode(placement: Placement) -> str:
     return f"exhausted:{placement.agent_id}:{placement.exhausted_generation}"
+
+
+def revocation_episode(machine: Machine, room: Room) -> str:
+    return f"revoked:{machine.pk}:{room.pk}"
 
 
 def freezing_episode(run: Run) -> str:

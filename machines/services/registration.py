@@ -1,20 +1,18 @@
-"""How a machine becomes known, and how it stops being so."""
+"""How a machine becomes known."""
 
 import re
 from datetime import timedelta
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
-from django.db.models import Q
 from django.utils.timezone import now
 
-from chatroom.errors import ChatroomError, Invalid, NotFound, WrongState
+from chatroom.errors import ChatroomError, Invalid, NotFound
 from chatroom.events import record_event
 from chatroom.models import Token, TokenKind
 from chatroom.models.token import hash_secret
-from chatroom.services.tokens import revoke_tokens
 from machines import hints
-from machines.models import Machine, Placement
+from machines.models import Machine
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 ENROLMENT_LIFETIME = timedelta(hours=1)
@@ -59,19 +57,3 @@ def redeem_enrolment(secret: str, *, name: str, platform: str) -> tuple[Machine,
         machine, issued = register_machine(name, platform=platform, owner=token.user)
         Token.objects.filter(pk=token.pk).update(subject_id=machine.pk)  # so that the page knows who came of it
         return machine, issued
-
-
-def revoke_machine(machine: Machine, *, actor: str) -> Machine:
-    """Its token counts no more, its daemon is told so at once. Refused while agents live there: they are moved first."""
-    if (placed := Placement.objects.filter(machine=machine).select_related("agent__room")).exists():
-        names = ", ".join(f"{placement.agent.role} of {placement.agent.room}" for placement in placed[:5])
-        raise WrongState(f"{machine} still has agents ({names}): move them to another machine, or make them custom first")
-    with transaction.atomic():
-        machine = Machine.objects.select_for_update().get(pk=machine.pk)
-        machine.revoked_at = now()
-        machine.save()
-        revoke_tokens(Q(kind=TokenKind.MACHINE, subject_id=machine.pk))
-        record_event(machine, "revoke", actor=actor, room_id=None)
-        hints.machine_changed(machine.pk)
-        hints.fleet_changed(machine.owner_id)
-    return machine

@@ -16,7 +16,8 @@ from machines.daemon.harnesses import load
 from machines.local_daemon import follow_server, free_name, write_harnesses
 from machines.models import Machine
 from machines.offer import BUILDER
-from machines.services.registration import register_machine, revoke_machine
+from machines.services.registration import register_machine
+from machines.services.revocation import revoke_machine
 from tests.factories import make_machine, make_placement
 
 HERE = "http://127.0.0.1:8000"

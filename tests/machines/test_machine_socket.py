@@ -21,7 +21,8 @@ from machines import consumers
 from machines.models import Command, Machine, MachineStatus, Run
 from machines.services.configuration import configure_agent
 from machines.services.desire import abort_run, start_agent, stop_agent
-from machines.services.registration import register_machine, revoke_machine
+from machines.services.registration import register_machine
+from machines.services.revocation import revoke_machine
 from machines.services.telling import glance, snapshot
 from tests.api.conftest import PATIENCE, knock
 from tests.factories import agent_token, token_of
@@ -54,14 +55,21 @@ async def test_a_revoked_machine_is_refused(alice: User) -> None:
     assert await refused(secret)
 
 
-async def test_a_machine_that_is_revoked_while_connected_is_told_with_its_next_sign_of_life(alice: User) -> None:
-    machine, secret = register_machine("laptop-8", platform="", owner=alice)
-    async with daemon_socket(secret) as socket:
+async def test_a_machine_that_is_revoked_while_connected_is_told_at_once(token: str) -> None:
+    async with daemon_socket(token) as socket:
         await socket.come_up()
-        revoke_machine(machine, actor="alice")
-        await socket.say("alive")
-        assert (await socket.hear_in_time("refused"))["error"]["code"] == "not_allowed"
+        await in_db(revoke_machine, machine_of(), actor="alice", force=True)
+        assert (await socket.hear_in_time("refused"))["error"]["code"] == "revoked"
         assert await socket.closing_code() == 4403
+
+
+async def test_where_the_hint_was_lost_its_next_sign_of_life_is_answered_so(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with daemon_socket(token) as socket:
+        await socket.come_up()
+        monkeypatch.setattr("machines.hints.machine_changed", lambda machine_id: None)
+        await in_db(revoke_machine, machine_of(), actor="alice", force=True)
+        await socket.say("alive")
+        assert (await socket.hear_in_time("refused"))["error"]["code"] == "revoked"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"hello"', '{"type": "dance"}', "{}", '{"type": ["hello"]}', "[" * 100_000])

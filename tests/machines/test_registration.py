@@ -1,4 +1,4 @@
-"""How a machine becomes known, and how it stops being so."""
+"""How a machine becomes known."""
 
 from datetime import timedelta
 
@@ -6,12 +6,12 @@ import pytest
 from django.contrib.auth.models import User
 from django.utils.timezone import now
 
-from chatroom.errors import Invalid, NotFound, NotSignedIn, WrongState
+from chatroom.errors import Invalid, NotFound, NotSignedIn
 from chatroom.models import Event, Token
 from chatroom.principals import resolve_token
 from machines.consumers import resolve_machine
 from machines.models import Machine, MachineStatus
-from machines.services.registration import NameTaken, issue_enrolment, redeem_enrolment, register_machine, revoke_machine
+from machines.services.registration import NameTaken, issue_enrolment, redeem_enrolment, register_machine
 
 from .playing import Daemon
 
@@ -65,21 +65,6 @@ def test_an_enrolment_is_worth_nothing_after_an_hour_and_signs_nobody_in(alice: 
     Token.objects.filter(kind="enrolment").update(expires_at=now() - timedelta(seconds=1))
     with pytest.raises(NotFound):
         redeem_enrolment(secret, name="laptop-9", platform="")
-
-
-def test_a_revoked_machines_token_is_unknown_and_its_name_free(alice: User) -> None:
-    machine, secret = register_machine("laptop-9", platform="", owner=alice)
-    revoke_machine(machine, actor="alice")
-    with pytest.raises(NotSignedIn):
-        resolve_machine(secret)
-    assert not Machine.objects.visible_to(alice).exists()
-    assert register_machine("laptop-9", platform="", owner=alice)[0].pk != machine.pk
-
-
-def test_a_machine_that_agents_live_on_is_not_revoked(daemon: Daemon) -> None:
-    with pytest.raises(WrongState, match=r"laptop-7 still has agents \(builder of demo\): move them"):
-        revoke_machine(daemon.machine, actor="alice")
-    assert Machine.objects.get().revoked_at is None
 
 
 def test_a_machine_is_seen_by_its_owner_and_by_the_members_of_the_rooms_it_serves(

@@ -34,6 +34,12 @@ def test_a_machine_with_agents_is_not_revoked_here_either(root: Client, placemen
     assert Machine.objects.get().revoked_at is None
 
 
+def test_a_machine_is_revoked_with_its_agents_by_the_act_that_says_so(root: Client, placement: Placement) -> None:
+    root.post("/admin/machines/machine/", {"action": "revoke_with_agents", "_selected_action": [placement.machine_id]})
+    assert Machine.objects.get().is_revoked
+    assert Placement.objects.get().harness == "demo"
+
+
 @pytest.mark.parametrize("name", ["machine", "placement", "run", "command"])
 def test_nothing_of_machines_can_be_edited_by_hand(root: Client, placement: Placement, name: str) -> None:
     run = make_run(placement, joined=False)

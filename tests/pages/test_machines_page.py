@@ -144,12 +144,40 @@ def test_only_the_owner_of_a_machine_presses_its_buttons(sign_in: SignIn, placed
     assert Machine.objects.get().revoked_at is None
 
 
-def test_a_machine_with_agents_is_not_revoked(page: Client, placed: Machine) -> None:
+def test_an_answer_to_a_question_that_named_no_agents_does_not_give_them_up(page: Client, placed: Machine) -> None:
     answer = page.post(f"/machines/{placed.pk}/revoke/", headers=HTMX)
     assert answer.status_code == 409
     assert "still has agents (builder of demo)" in answer.text
     assert "still has agents" in page.post(f"/machines/{placed.pk}/revoke/", follow=True).text
     assert Machine.objects.get().revoked_at is None
+
+
+def test_the_question_says_what_is_lost_with_a_machine_and_its_answer_revokes_it(page: Client, placed: Machine, room: Room) -> None:
+    make_placement(placed, Agent.objects.get(room=room, role="reviewer"))
+    row = row_of(page.get("/machines/").text, placed)
+    assert "<strong>builder and 1 more live here</strong>: their processes are given up" in row
+    given = dict(re.findall(r'type="hidden" name="(force)" value="(on)"', row))
+    assert "laptop-7 was revoked." in page.post(f"/machines/{placed.pk}/revoke/", given, follow=True).text
+    shown = page.get("/rooms/demo/").text
+    assert shown.count("laptop-7 was revoked: it needs another machine before it can start") == 2
+    assert 'data-opens="agent-more-builder agent-config-builder">Configure</a>' in shown
+    assert "/run/start/" not in shown
+
+
+def test_a_machine_without_agents_asks_less(page: Client, machine: Machine) -> None:
+    row = row_of(page.get("/machines/").text, machine)
+    assert "This can’t be undone." in row
+    assert "given up" not in row
+    assert 'name="force"' not in row
+
+
+def test_the_form_of_an_agent_whose_machine_was_revoked_offers_the_others(page: Client, placed: Machine, alice: User) -> None:
+    for name in ("desk", "shelf"):
+        make_machine(alice, name)
+    page.post(f"/machines/{placed.pk}/revoke/", {"force": "on"})
+    form = page.get("/rooms/demo/agents/builder/configuration/").text
+    assert '<option value="">choose one</option>' in form
+    assert re.findall(r'<option value="(desk|shelf|laptop-7)"', form) == ["desk", "shelf"]
 
 
 def test_a_revoked_machine_is_gone(page: Client, machine: Machine) -> None:
