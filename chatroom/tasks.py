@@ -2,15 +2,14 @@
 
 import logging
 
-from celery import shared_task
-
 from . import jobs
 from . import sweep as sweeping
+from .celery import app  # bound to ours: the web process, which loads nothing else of it, would send to Celery's own default
 
 log = logging.getLogger(__name__)
 
 
-@shared_task
+@app.task
 def run_jobs(job_ids: list[int]) -> None:
     for job_id in job_ids:
         try:
@@ -19,6 +18,6 @@ def run_jobs(job_ids: list[int]) -> None:
             log.exception("job %s failed, and that could not be noted; it is sent again", job_id)
 
 
-@shared_task
+@app.task
 def sweep() -> None:
     sweeping.sweep()

@@ -126,6 +126,17 @@ def test_a_stop_during_the_restart_delay_wins(program: Program, machine: Machine
     assert agent(program, room)["status"] == "offline", "no message wakes what a person stopped"
 
 
+def test_people_are_told_at_once_that_work_waits_for_a_stopped_agent(program: Program, machine: Machine, title: str) -> None:
+    """What the web process leaves to the worker reaches it by message: the sweep, which sends again, would come half a minute later."""
+    room = machine.room(title)
+    order(program, room, "stop")
+    wait_for_status(program, room, "builder", "offline")
+    send(program, room, "is there anybody?")
+    [waiting] = messages(program, room, "notice")
+    assert "it was stopped by owner" in waiting["text"]
+    wait_until(lambda: events(program, room, name="room.tell"), within=15, what="the worker has passed the notice on")
+
+
 @pytest.mark.scenario(56)
 def test_start_stop_start_in_a_row_ends_with_one_process_and_a_later_crash_is_a_crash(
     program: Program, machine: Machine, title: str
