@@ -21,6 +21,7 @@ class ConfigurationForm:
     model: str = ""
     directory: str = ""
     must_force: bool = False
+    lives_on: str = ""
     is_forced: bool = False
     harnesses: list[dict[str, Any]] = field(default_factory=list)
 
@@ -40,7 +41,8 @@ class ConfigurationForm:
         form.harnesses = shown_harnesses(machine) if machine else []
         if form.has_unknown_harness and machine != current:
             form.harness = form.model = ""  # what another machine offers
-        form.must_force = placement is not None and not placement.machine.is_connected and has_process(agent)
+        if placement is not None and has_process(agent):
+            form.must_force, form.lives_on = not placement.machine.is_connected, placement.machine.name
         form.is_forced = "force" in chosen
         return form
 

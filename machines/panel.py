@@ -133,6 +133,14 @@ class Home:
         return run.last_lines[-SHOWN_LINES:] if run is not None and run.state == RunState.FAILED else []
 
     @property
+    def move(self) -> str:
+        """What comes after its end: `then it moves to desk`."""
+        wish = self.placement.moving["wish"] if self.placement.moving else {}
+        if wish.get("kind") == AgentKind.CUSTOM:
+            return "then it is a custom agent"
+        return f"then it moves to {wish['machine']}" if wish.get("machine") else "then it is changed" if wish else ""
+
+    @property
     def is_stopping(self) -> bool:
         return self.placement.is_stopped and self.agent.status != S.OFFLINE
 

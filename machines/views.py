@@ -12,6 +12,7 @@ from django.shortcuts import redirect, render
 from django.utils.html import format_html
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from agents.models import Agent
 from agents.views import find_agent
 from chatroom.errors import ChatroomError, NotAllowed, NotFound
 from chatroom.models import MemberRole, Membership
@@ -19,9 +20,9 @@ from chatroom.views.access import PageRequest, done, find_membership, refused, r
 from machines.configuring import ConfigurationForm, given_configuration
 from machines.enrolling import Invitation, invite
 from machines.fleet import MachineRow, see_machines
-from machines.models import Act, Command, Machine
-from machines.services.configuration import configure_agent
+from machines.models import Act, Command, Machine, Placement
 from machines.services.desire import abort_run, restart_agent, start_agent, stop_agent
+from machines.services.moving import move_agent
 from machines.services.pings import ask_machine
 from machines.services.revocation import revoke_machine
 from machines.tailing import read_tails
@@ -139,11 +140,17 @@ def save_configuration(request: PageRequest, slug: str, role: str) -> HttpRespon
     membership = find_membership(request, slug)
     try:
         require_owner(membership)
-        agent = configure_agent(membership.room_id, role=role, user=request.user, **given_configuration(request.POST))
+        agent = move_agent(membership.room_id, role=role, user=request.user, **given_configuration(request.POST))
     except ChatroomError as error:
         return refused(request, membership, error)
-    where = f"lives on {agent.placement.machine}" if not agent.is_custom else "is started by a person"
-    return done(request, membership, f"Saved: {role} {where}.", anchor=f"agent-{role}")
+    return done(request, membership, say_where(agent), anchor=f"agent-{role}")
+
+
+def say_where(agent: Agent) -> str:
+    home = Placement.objects.select_related("machine").filter(agent=agent).first()
+    if home is not None and home.moving is not None:
+        return f"{agent.role} runs on {home.machine}: it is stopped first, then changed."
+    return f"Saved: {agent.role} " + (f"lives on {home.machine}." if home else "is started by a person.")
 
 
 @require_safe

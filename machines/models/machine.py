@@ -111,6 +111,7 @@ class Placement(models.Model):
         null=True, blank=True, help_text="The latest word about its start: the deadline counts from here."
     )
     history_since = models.DateTimeField(default=now, help_text="A person's start forgets the exits before it.")
+    moving = models.JSONField(null=True, blank=True, help_text="What it is to become once its process has ended, and at whose wish.")
 
     class Meta:
         constraints = [

@@ -1,6 +1,7 @@
 """Where an agent lives and how it is started. Absent means unchanged."""
 
 import posixpath
+from collections.abc import Mapping
 
 from django.contrib.auth.models import User
 from django.db.models import Max, Q
@@ -127,24 +128,29 @@ def place(
     if placement is None and not harness:
         raise Invalid(f"{agent.role} has no harness yet: expected one of {names_of(target)}", allowed=harnesses_of(target))
     old_machine = placement.machine_id if placement else None
-    is_elsewhere = old_machine != target.pk
     placement = placement or Placement(agent=agent, generation=last_generation(agent))
-    given = {"harness": harness, "model": model, "directory": directory, "mode": mode}
-    for name, value in given.items():
-        if value is not None:
-            setattr(placement, name, value)
-    if harness is not None or is_elsewhere:
-        require_harness(target, placement.harness)
-    if model is not None or harness is not None or is_elsewhere:
-        require_model(target, placement.harness, placement.model)
-    if directory is not None or is_elsewhere:
-        require_directory(target, placement.directory)
-    if placement.pk and is_elsewhere:
+    settle_in(placement, target, {"harness": harness, "model": model, "directory": directory, "mode": mode})
+    if placement.pk and old_machine != target.pk:
         begin_anew(placement)
-    placement.machine = target
+    placement.moving = None  # the last word wins
     placement.save()
     for machine_id in {target.pk, old_machine} - {None}:
         hints.machine_changed(int(machine_id or 0))
+
+
+def settle_in(placement: Placement, target: Machine, given: Mapping[str, str | None]) -> None:
+    """Sets what is given, unsaved. Refused when the machine does not offer it, or what the agent brings along."""
+    is_elsewhere = placement.machine_id != target.pk
+    changed = {name for name, value in given.items() if value is not None}
+    for name in changed:
+        setattr(placement, name, given[name])
+    if "harness" in changed or is_elsewhere:
+        require_harness(target, placement.harness)
+    if changed & {"model", "harness"} or is_elsewhere:
+        require_model(target, placement.harness, placement.model)
+    if "directory" in changed or is_elsewhere:
+        require_directory(target, placement.directory)
+    placement.machine = target
 
 
 def begin_anew(placement: Placement) -> None:

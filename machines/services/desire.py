@@ -73,7 +73,7 @@ def begin_start(locked: Locked, act: str, *, actor: str, reason: str, by_person:
     freed = release_open_claim(agent, outcome=Outcome.RESTARTED, actor=actor, reason=reason)
     placement.generation += 1
     placement.desired_state, placement.desired_by = Desired.RUNNING, actor
-    placement.exhausted_generation, placement.restart_noted_at = None, now()
+    placement.exhausted_generation, placement.restart_noted_at, placement.moving = None, now(), None
     placement.forget_wait()
     if by_person:
         placement.history_since = now()
@@ -92,6 +92,7 @@ def stop_agent(room_id: int, *, role: str, actor: str) -> Command:
     with room_locked(room_id) as room:
         locked = lock_placement(room, role)
         placement, agent = locked.placement, locked.agent
+        stay_where_it_is(locked)
         command = Command.objects.in_flight().filter(agent=agent, act=Act.STOP, generation=placement.generation).first()
         if command is not None and placement.is_stopped:
             return command
@@ -108,6 +109,13 @@ def stop_agent(room_id: int, *, role: str, actor: str) -> Command:
             outcome = "no process was running"
             move(command, "complete", actor=actor, reason=outcome, outcome=outcome)
         return command
+
+
+def stay_where_it_is(locked: Locked) -> None:
+    """The last word wins: whoever stops it now does not want it elsewhere."""
+    if locked.placement.moving is not None:
+        locked.placement.moving = None
+        locked.placement.save()
 
 
 def abort_run(room_id: int, *, role: str, actor: str) -> Command:
@@ -191,7 +199,9 @@ def wake_locked(locked: Locked) -> Command | None:
 
 def is_coming(locked: Locked) -> bool:
     """There already, or somebody is at it."""
-    return locked.agent.is_live or locked.agent.status == AgentStatus.RESTARTING or start_in_flight(locked.agent) is not None
+    agent, placement = locked.agent, locked.placement
+    is_being_moved = placement.moving is not None and placement.moving["starts"] and placement.machine.is_connected
+    return agent.is_live or agent.status == AgentStatus.RESTARTING or is_being_moved or start_in_flight(agent) is not None
 
 
 @dataclass(frozen=True)

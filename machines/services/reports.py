@@ -25,6 +25,7 @@ from machines.models.run import VERDICTS
 from machines.untrusted import clean_line, clean_text, read_id
 
 from .desire import Locked, confirm_stop, finish_commands, finish_one, freezing_episode, lock_placement
+from .moving import continue_move
 from .runs import fail_lost_run, finish_run, note_pid, note_progress, settle_agent, walk
 
 KEPT_LINES = 20
@@ -231,6 +232,7 @@ def take_offline(locked: Locked, *, actor: str) -> None:
     reason = f"stopped by {placement.desired_by}" if placement.is_stopped else f"stopped with its daemon on {placement.machine}"
     confirm_stop(locked, reason=reason, actor=actor)
     finish_commands(locked.agent, [Act.STOP], "complete", outcome="no process is left", generation=placement.generation)
+    continue_move(placement)
 
 
 def apply_command_report(machine: Machine, report: dict[str, Any], *, trigger: str) -> None:

@@ -16,6 +16,7 @@ from machines.models import Command, Machine, MachineStatus, Placement, Run
 
 from .connection import machine_locked
 from .desire import revocation_episode
+from .moving import continue_move
 from .runs import fail_lost_run
 
 NAMED = 5
@@ -82,8 +83,9 @@ def give_up_agent(placement: Placement, *, actor: str, reason: str) -> None:
     for run_id in list(Run.objects.unfinished().filter(agent=placement.agent_id).values_list("pk", flat=True)):
         fail_lost_run(run_id, message=reason, may_wake=False)
     agent = lock_agent(placement.agent.room_id, pk=placement.agent_id)
+    found = Placement.objects.select_for_update(of=("self",)).get(pk=placement.pk)
+    continue_move(found)
     if agent.status == AgentStatus.RESTARTING:
-        found = Placement.objects.select_for_update(of=("self",)).get(pk=placement.pk)
         found.forget_wait()
         found.save()
         move(agent, "restart_expired", actor=actor, reason=reason, error_message=reason)

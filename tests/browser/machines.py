@@ -17,10 +17,14 @@ from tests.processes.program import MANAGE, ROOT, Command, Program, is_alive, wa
 QUICK = {"CHATROOM_RESTART_DELAY": "1", "CHATROOM_SWEEP_INTERVAL": "1", "CHATROOM_RECONNECT_WITHIN": "0.5"}
 LAPTOP = "laptop-7"
 SHELL_AGENT = ROOT / "tests" / "processes" / "shell_agent.sh"
+HOLDING_AGENT = SHELL_AGENT.with_name("machine_agent.sh")
 HARNESSES = """
 [harnesses.shell]
 command = ["/bin/sh", "{shell}", "user"]
 version = ["echo", "shell 1.2"]
+
+[harnesses.holder]
+command = ["/bin/sh", "{holder}"]
 
 [harnesses.talker]
 command = ["{folder}/talker.sh"]
@@ -119,7 +123,7 @@ def server(make_program: MakeProgram) -> Iterator[Program]:
     write_script(program.folder / "talker.sh", TALKER.format(shell=SHELL_AGENT))
     write_script(program.folder / "broken.sh", BROKEN)
     with (program.home / "daemon" / "harnesses.toml").open("a") as file:
-        file.write(HARNESSES.format(shell=SHELL_AGENT, folder=program.folder))
+        file.write(HARNESSES.format(shell=SHELL_AGENT, holder=HOLDING_AGENT, folder=program.folder))
     wait_until(lambda: "missing" in str(machines(program)), within=60, what="the machine offers the harnesses of the tests")
     yield program
     program.stop()

@@ -301,11 +301,17 @@ def test_what_can_not_be_is_said_where_the_button_is(
     assert not Placement.objects.exists()
 
 
-def test_an_agent_with_a_process_is_not_moved(page: Client, machine: Machine, room: Room, alice: User) -> None:
+def test_an_agent_that_runs_is_stopped_first_and_the_page_says_so(page: Client, machine: Machine, room: Room, alice: User) -> None:
     place(machine, room)
     make_machine(alice, "build-02")
+    assert "It runs on laptop-7. Another machine or kind: it is stopped first" in page.get(CONFIGURATION).text
     answer = page.post(CONFIGURATION, fields(machine="build-02"), headers=HTMX)
-    assert (answer.status_code, "stop it first" in answer.text) == (409, True)
+    assert (answer.status_code, "builder runs on laptop-7: it is stopped first, then changed." in answer.text) == (200, True)
+    row = page.get("/rooms/demo/").text
+    assert "stopped first, then it moves to build-02" in row
+    assert Command.objects.get().act == "stop_agent"
+    page.post("/rooms/demo/agents/builder/run/start/")
+    assert "stopped first" not in page.get("/rooms/demo/").text
 
 
 def test_only_owners_configure(sign_in: SignIn, machine: Machine, room: Room, bob: User, vera: User, charlie: User) -> None:
