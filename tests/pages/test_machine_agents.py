@@ -107,9 +107,10 @@ def test_an_agent_that_restarts_shows_the_last_lines_of_what_ended_and_how_often
     placement = place(machine, room, S.RESTARTING, run=None)
     make_run(placement, state=RunState.FAILED, verdict="faulty", ended_at=now() - timedelta(hours=25))
     make_run(placement, state=RunState.FAILED, verdict="faulty", ended_at=now() - timedelta(hours=23))
-    make_run(placement, state=RunState.FAILED, verdict="transient", last_lines=["out of <memory>", "goodbye"])
+    make_run(placement, state=RunState.FAILED, verdict="transient", last_lines=["one", "two", "three", "out of <memory>", "goodbye"])
     row = row_of(show(page))
-    assert re.search(r'<pre class="last-lines output"[^>]*>out of &lt;memory&gt;\ngoodbye\n</pre>', row)
+    assert re.search(r'<pre class="last-lines output"[^>]*>two\nthree\nout of &lt;memory&gt;\ngoodbye\n</pre>', row)
+    assert row.index("last-lines output") < row.index("agent-more"), "it needs no opening"
     assert "2 in 24 h" in row
     make_run(placement, state=RunState.PREPARING)
     assert "last-lines output" not in row_of(show(page))
