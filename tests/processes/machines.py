@@ -176,3 +176,14 @@ def hold(program: Program, room: str, role: str = "builder") -> int:
 
 def is_settled(program: Program, room: str) -> bool:
     return all(item["status"] in {"ready", "offline"} for item in room_status(program, room)["agents"])
+
+
+def programs_of(program: Program, room: str) -> list[int]:
+    """The process table's word on who plays a role there; what an agent itself started doesn't count."""
+    found: dict[int, int] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            environment = process.environ()
+            if (environment.get("CHATROOM_SERVER"), environment.get("CHATROOM_ROOM")) == (program.url, room):
+                found[process.pid] = process.ppid()
+    return [pid for pid, parent in found.items() if parent not in found]

@@ -1,44 +1,26 @@
 """The demo, and agents that a daemon looks after: real programs in a real repository, seen through the started server."""
 
-import contextlib
 import html
 import json
 import os
 import re
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.processes.acts import agent, events, messages, new_room, room_status, wait_for_status
 from tests.processes.browser import Browser, add_people
 from tests.processes.conftest import MakeProgram
+from tests.processes.demo import WRONG, clone_shop, git
+from tests.processes.machines import programs_of
 from tests.processes.program import Command, Program, is_alive, wait_until
 
 SHELL_AGENT = Path(__file__).parent / "shell_agent.sh"
 HARNESSES = ("demo-builder", "demo-reviewer", "shell", "counted", "broken")
 QUICK = {"CHATROOM_RESTART_DELAY": "0.3", "CHATROOM_SWEEP_INTERVAL": "1", "CHATROOM_RECONNECT_WITHIN": "0.5"}
-WRONG = """\
-A cart of one piece costs the same either way.
-
-```diff
---- a/shop/cart.py
-+++ b/shop/cart.py
-@@ -26,7 +26,7 @@
-     @property
-     def subtotal(self) -> int:
-         \"\"\"Before any discount.\"\"\"
--        return sum(item.price * item.count for item in self.items)
-+        return sum(item.price for item in self.items)
-
-     def add(self, item: Item) -> None:
-         self.items.append(item)
-```
-"""
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +45,10 @@ def first_message(program: Program) -> Path:
 def pair(demo: Program, request: pytest.FixtureRequest) -> str:
     """A room like the demo's, with a repository of its own as the demo's was at first."""
     room = new_room(demo, request.node.name.replace("_", " ")[:50], team="pair")
-    git(demo, "clone", "--quiet", str(demo.home / "demo" / "shop"), str(demo.home / "demo" / room), room="shop")
-    first = git(demo, "rev-list", "--max-parents=0", "HEAD", room=room)
-    git(demo, "reset", "--quiet", "--hard", first, room=room)
+    clone_shop(demo, room)
     for role in ("builder", "reviewer"):
         place(demo, room, f"demo-{role}", role=role, folder=room)
     return room
-
-
-def git(program: Program, *words: str, room: str) -> str:
-    repository = program.home / "demo" / room
-    return subprocess.run(["git", "-C", str(repository), *words], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def run_pid(program: Program, room: str, role: str) -> int:
@@ -207,19 +182,8 @@ def test_five_people_who_send_and_two_who_press_start_at_the_same_instant_start_
         thread.join()
     wait_until(lambda: len(messages(demo, room, "result")) == 5, within=40, what="all five are answered")
     assert len(started.read_text().split()) == 1, "programs that were ever started"
-    assert agents_of(demo, room) == [run_pid(demo, room, "builder")]
+    assert programs_of(demo, room) == [run_pid(demo, room, "builder")]
     assert len(events(demo, room, subject="run", to="preparing")) == 1
-
-
-def agents_of(program: Program, room: str) -> list[int]:
-    """The process table's word on who plays a role there; what an agent itself started doesn't count."""
-    found: dict[int, int] = {}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            environment = process.environ()
-            if (environment.get("CHATROOM_SERVER"), environment.get("CHATROOM_ROOM")) == (program.url, room):
-                found[process.pid] = process.ppid()
-    return [pid for pid, parent in found.items() if parent not in found]
 
 
 @pytest.mark.scenario(52)
