@@ -15,3 +15,4 @@ class AgentsConfig(AppConfig):
         from chatroom.contributions import contribute
 
         contribute(part="agents.panel.AgentsPart", cards="agents.panel.agent_cards", goings="agents.panel.agent_goings")
+        contribute(cards="agents.panel.waiting_cards")

@@ -17,8 +17,8 @@ from agents.models.agent import LIVE
 from chatroom.board import last_events
 from chatroom.contributions import contributed
 from chatroom.feed import Fragment, Look
-from chatroom.models import Event, Message, MessageKind, Room, Task
-from chatroom.panel import Card, Goings
+from chatroom.models import Event, Message, MessageKind, Notice, Room, Task
+from chatroom.panel import MOST_CARDS, Card, Goings
 from chatroom.words import describe_event
 
 # Up to this many agents, a page that opens or comes back gets every row anew; beyond, only the changed ones.
@@ -197,6 +197,17 @@ def agent_cards(room: Room) -> Iterable[Card]:
         yield Card(
             f"attention-{row.agent.role}", "agents/_card.html", {"row": row, "lines": last_lines(row.agent)}, order, row.agent.status_since
         )
+
+
+def waiting_cards(room: Room) -> Iterable[Card]:
+    """Of work that nobody takes by itself: why, and the button that helps."""
+    notices = list(Notice.objects.filter(room=room).open().select_related("task")[:MOST_CARDS])
+    roles = {notice.task.assigned_role for notice in notices if notice.task}
+    agents = Agent.objects.filter(room=room, role__in=roles).select_related("room") if roles else []
+    rows = {row.agent.role: row for row in read_rows(agents)}
+    for notice in notices:
+        row = rows.get(notice.task.assigned_role) if notice.task else None
+        yield Card(f"attention-notice-{notice.pk}", "agents/_waiting_card.html", {"notice": notice, "row": row}, 15, notice.created_at)
 
 
 def last_lines(agent: Agent) -> list[Event]:

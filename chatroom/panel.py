@@ -64,8 +64,6 @@ def task_cards(room: Room) -> Iterable[Card]:
     for row in make_rows(list(waiting[:MOST_CARDS])):
         order = 20 if row.is_review else 10
         yield Card(f"attention-task-{row.task.pk}", "chatroom/_task_card.html", {"row": row}, order, row.task.status_since)
-    for notice in Notice.objects.filter(room=room).open()[:MOST_CARDS]:
-        yield Card(f"attention-notice-{notice.pk}", "chatroom/_notice_card.html", {"notice": notice}, 15, notice.created_at)
 
 
 def task_goings(goings: dict[int, Goings]) -> None:

@@ -13,6 +13,7 @@ from django.utils.timezone import now
 from agents.models import Agent, AgentKind, AgentStatus
 from chatroom.db import in_db
 from chatroom.models import Event, Room
+from chatroom.services.messages import send_message
 from chatroom.services.rooms import room_locked
 from machines.models import Command, Desired, Machine, MachineStatus, Placement, Run, RunState
 from machines.services.connection import change_status, machine_locked
@@ -114,6 +115,23 @@ def test_an_agent_that_restarts_shows_the_last_lines_of_what_ended_and_how_often
     assert "2 in 24 h" in row
     make_run(placement, state=RunState.PREPARING)
     assert "last-lines output" not in row_of(show(page))
+
+
+def test_work_that_waits_for_a_stopped_agent_has_the_button_that_helps(
+    page: Client, sign_in: SignIn, machine: Machine, room: Room, alice: User, vera: User
+) -> None:
+    place(machine, room, S.OFFLINE, run=None)
+    stop_agent(room.pk, role="builder", actor="bob")
+    send_message(room.pk, text="do it", author=alice)
+
+    def card(html: str) -> str:
+        return html.partition('<div id="attention-notice-')[2].partition("</section>")[0]
+
+    assert "it was stopped by bob." in card(show(page))
+    assert labels(card(show(page))) == ["start"]
+    assert labels(card(show(sign_in(vera)))) == []
+    page.post("/rooms/demo/agents/builder/run/start/")
+    assert labels(card(show(page))) == [], "it comes"
 
 
 @pytest.mark.scenario(76)
