@@ -4,12 +4,13 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db.models import Max, Q, QuerySet
 from django.utils.timezone import now
 
-from agents.models import Agent
+from agents.models import Agent, AgentStatus
+from agents.models.agent import LIVE
 from chatroom.feed import Fragment
 from chatroom.models import Membership, Token, TokenKind
 from chatroom.nav import Listing
@@ -34,6 +35,9 @@ class MachineRow:
     agents: list[Agent] = field(default_factory=list)
     is_mine: bool = False
     ping: Command | None = None
+
+    # What an agent there does by itself; one that is offline or dead is so, whether its machine is away or not.
+    DOUBTED: ClassVar = [*LIVE, AgentStatus.RESTARTING]
 
     @property
     def look(self) -> str:

@@ -17,7 +17,7 @@ from machines.models import Act, Command, CommandState, Machine, MachineStatus
 from machines.services.connection import change_status, machine_locked
 from machines.services.pings import ask_machine, keep_answer
 from machines.services.registration import redeem_enrolment
-from tests.factories import make_machine, make_placement, make_room
+from tests.factories import make_agent, make_machine, make_placement, make_room
 
 from .conftest import open_socket
 
@@ -84,6 +84,14 @@ def test_a_machine_that_never_came_says_so(page: Client, alice: User) -> None:
 def test_the_agents_of_a_machine_stand_in_its_row(page: Client, placed: Machine) -> None:
     row = row_of(page.get("/machines/").text, placed)
     assert 'class="placed is-offline" href="/rooms/demo/#agent-builder"' in row
+
+
+def test_what_lives_on_an_absent_machine_is_unconfirmed_and_what_is_offline_is_just_so(page: Client, placed: Machine, room: Room) -> None:
+    make_placement(placed, make_agent(room, "reviewer"))
+    Machine.objects.update(status=S.DISCONNECTED)
+    row = row_of(page.get("/machines/").text, placed)
+    assert "demo · offline<" in row.lower()
+    assert "demo · ready, unconfirmed<" in row.lower()
 
 
 def test_members_and_viewers_see_a_machine_of_their_room_without_buttons(sign_in: SignIn, placed: Machine, bob: User, vera: User) -> None:
