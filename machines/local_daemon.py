@@ -11,7 +11,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from chatroom.client.errors import ClientError
+from chatroom.client.errors import NOT_ALLOWED, ClientError
 from chatroom.client.server import Server, path
 from chatroom.models import Room, Token, TokenKind
 from chatroom.models.token import hash_secret
@@ -56,6 +56,10 @@ class LocalDaemon:
             self.prepare_demo()
 
     @property
+    def why_revoked(self) -> str:
+        return f"the machine {self.name} of this home was revoked; remove {self.folder} and start again to add it anew"
+
+    @property
     def pending(self) -> Path:
         """Here until the demo's agents have moved in, once: what people change later is theirs."""
         return self.demo / "unsettled"
@@ -74,7 +78,7 @@ class LocalDaemon:
 
     def parts(self) -> list[Part]:
         if self.is_revoked:
-            progress(f"no daemon: the machine {self.name} of this home was revoked; remove {self.folder} to add it anew")
+            progress(f"no daemon: {self.why_revoked}")
             return []
         command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "agent_daemon", "--server", self.place.url]
         options = ["--home", str(self.folder), "--name", self.name, "--allow-dir", str(self.demo)]
@@ -84,6 +88,7 @@ class LocalDaemon:
         # Also without `up` it ends its agents first.
         part = Part("daemon", [*command, *options], environment=environment, ends_first=True)
         part.orphan_signal, part.kill_signal = signal.SIGTERM, signal.SIGINT
+        part.last_exit = (NOT_ALLOWED, self.why_revoked)
         return [part]
 
     def settle(self, *, has_ended: Callable[[], bool]) -> list[str]:

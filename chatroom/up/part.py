@@ -40,6 +40,8 @@ class Part:
     # What it gets when `up` is killed (once for each thread of `up`, so it must be harmless twice), and when it is to end at once.
     orphan_signal: signal.Signals = signal.SIGKILL
     kill_signal: signal.Signals = signal.SIGKILL
+    # The exit code after which no other start would help, and why.
+    last_exit: tuple[int, str] | None = None
     backoff: Backoff = field(default_factory=backoff_as_set)
     pid: int | None = None
 

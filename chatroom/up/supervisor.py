@@ -93,6 +93,9 @@ class Supervisor:
             while not self.ending.is_set():
                 began = time.monotonic()
                 returncode = await self._run_once(part)
+                if part.last_exit is not None and returncode == part.last_exit[0]:
+                    report(f"{part.name}: ended for good ({describe_exit(returncode)}): {part.last_exit[1]}")
+                    return
                 if not self.ending.is_set():
                     await self._after_death(part, returncode, lived=time.monotonic() - began)
         finally:

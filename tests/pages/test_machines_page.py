@@ -167,7 +167,7 @@ def test_the_question_says_what_is_lost_with_a_machine_and_its_answer_revokes_it
     given = dict(re.findall(r'type="hidden" name="(force)" value="(on)"', row))
     assert "laptop-7 was revoked." in page.post(f"/machines/{placed.pk}/revoke/", given, follow=True).text
     shown = page.get("/rooms/demo/").text
-    assert shown.count("laptop-7 was revoked: it needs another machine before it can start") == 2
+    assert shown.count("laptop-7 was revoked: this agent needs another machine") == 2
     assert 'data-opens="agent-more-builder agent-config-builder">Configure</a>' in shown
     assert "/run/start/" not in shown
 

@@ -245,6 +245,30 @@ def test_no_process_is_left_of_daemon_and_agents_when_up_ends(make_program: Make
     wait_until(lambda: not [pid for pid in pids if is_alive(pid)], within=10, what="every process has ended")
 
 
+def test_the_revoked_machine_of_up_is_gone_with_its_agents_and_its_daemon_is_not_started_again(make_program: MakeProgram) -> None:
+    program = make_program(**QUICK)
+    up = program.start(daemon=True)
+    assert program.run("send_message", "demo", "--file", str(first_message(program)), "--wait", within=40).returncode == 0
+    pids = [run_pid(program, "demo", role) for role in ("builder", "reviewer")]
+    [machine] = program.api("GET", "machines").json()["machines"]
+    refused = program.api("POST", f"machines/{machine['name']}/revoke", {})
+    assert (refused.status, refused.json()["error"]["code"]) == (409, "agents_live_there")
+    assert program.api("POST", f"machines/{machine['name']}/revoke", {"force": True}).status == 200
+
+    for role in ("builder", "reviewer"):
+        found = agent(program, "demo", role)
+        assert (found["status"], found["error_message"]) == ("dead", f"{machine['name']} was revoked by owner")
+        lost = events(program, "demo", subject="agent", role=role, to="dead")
+        assert [event["reason"] for event in lost] == [found["error_message"]]
+    assert [message["text"].partition(".")[0] for message in messages(program, "demo", "notice")] == [
+        f"{machine['name']} was revoked by owner"
+    ]
+    up.wait_for_output("daemon: ended for good (exit 3)", within=20)
+    assert not [pid for pid in pids if is_alive(pid)], "the daemon has ended its agents first"
+    assert "daemon: started again" not in up.output
+    assert program.run("start_agent", "demo", "--role", "builder").returncode == 5
+
+
 def test_later_starts_keep_what_people_changed(make_program: MakeProgram) -> None:
     """Also at another port: the machine of this home is still the same one."""
     program = make_program(**QUICK)
