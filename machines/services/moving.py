@@ -1,5 +1,6 @@
 """An agent that runs is moved: stopped first, then configured, then started where it lives now. The server knows the procedure."""
 
+from contextlib import suppress
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -10,7 +11,7 @@ from chatroom.errors import ChatroomError
 from chatroom.events import move
 from chatroom.jobs import enqueue, job
 from chatroom.services.rooms import room_locked
-from machines.models import Act, Placement, Run
+from machines.models import Act, MachineStatus, Placement, Run
 
 from .configuration import ProcessLives, configure_agent, find_machine, settle_in
 from .desire import Locked, lock_placement, make_command, start_agent, stop_agent
@@ -20,10 +21,11 @@ HOME = ("harness", "model", "directory", "mode")
 
 def move_agent(room_id: int, *, role: str, user: User, **given: Any) -> Agent:
     """As `configure_agent`; while a process lives, that is stopped first, and the rest happens when its end is known."""
-    try:
-        return configure_agent(room_id, role=role, user=user, **given)
-    except ProcessLives:
-        return begin_move(room_id, role=role, user=user, wish=given)
+    begun = Placement.objects.filter(agent__room=room_id, agent__role=role, moving__isnull=False)
+    if not begun.exclude(machine__status=MachineStatus.DISCONNECTED).exists():
+        with suppress(ProcessLives):
+            return configure_agent(room_id, role=role, user=user, **given)
+    return begin_move(room_id, role=role, user=user, wish=given)
 
 
 def begin_move(room_id: int, *, role: str, user: User, wish: dict[str, Any]) -> Agent:
@@ -54,7 +56,7 @@ def continue_move(placement: Placement) -> None:
 
 @job
 def finish_move(agent_id: int) -> None:
-    placement = Placement.objects.select_related("agent").filter(agent=agent_id).exclude(moving=None).first()
+    placement = Placement.objects.select_related("agent").filter(agent=agent_id).first()
     if placement is None or placement.moving is None:
         return  # somebody wanted something else meanwhile
     room_id, role, moving = placement.agent.room_id, placement.agent.role, placement.moving

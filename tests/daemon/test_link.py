@@ -187,6 +187,19 @@ async def test_a_refusal_of_somebody_who_was_welcome_is_believed_only_when_it_la
         await asyncio.wait_for(client.task, 10)
 
 
+async def test_a_daemon_whose_machine_is_revoked_ends_at_once_though_it_was_welcome(
+    server: FakeServer, make: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "PATIENCE_LATER", 60.0)
+    client = make()
+    await client.link.wait_up()
+    await server.tell(type="refused", error={"code": "revoked", "message": "laptop-7 was revoked"})
+    with pytest.raises(Refused, match="laptop-7 was revoked") as refused:
+        await asyncio.wait_for(client.task, 10)
+    assert refused.value.exit_code == 3
+    assert server.connections == 1
+
+
 @pytest.mark.scenario(94)
 async def test_a_second_instance_waits_for_the_first_then_gives_up(server: FakeServer, make: Callable[..., Client]) -> None:
     server.refusal = {"code": "second_instance", "message": "laptop-7 is already connected by another daemon"}

@@ -11,6 +11,7 @@ from chatroom.jobs import run_job
 from chatroom.models import Job, JobState, Task, TaskStatus
 from chatroom.services.messages import send_message
 from machines.models import Command, Desired, Machine, MachineStatus, Placement, Run
+from machines.services.configuration import configure_agent
 from machines.services.desire import restart_agent, start_agent, stop_agent
 from machines.services.moving import move_agent
 from machines.services.revocation import revoke_machine
@@ -79,6 +80,25 @@ def test_one_that_a_person_had_stopped_is_not_started_by_its_move(daemon: Daemon
     end(daemon, run)
     work()
     assert (daemon.placement.machine, daemon.agent.status, daemon.placement.desired_state) == (desk, AgentStatus.OFFLINE, "stopped")
+
+
+def test_of_two_wishes_the_later_one_comes_true_and_it_is_started_there(daemon: Daemon, alice: User, desk: Machine) -> None:
+    run = daemon.start()
+    move(daemon, alice, machine="desk")
+    move(daemon, alice, machine="laptop-7", model="small")
+    end(daemon, run)
+    work()
+    assert (daemon.placement.machine, daemon.placement.model, daemon.placement.moving) == (daemon.machine, "small", None)
+    assert (daemon.agent.status, Command.objects.filter(act="stop_agent").count()) == (AgentStatus.RESTARTING, 1)
+
+
+def test_what_the_command_configures_meanwhile_wins_over_the_move(daemon: Daemon, alice: User, desk: Machine) -> None:
+    run = daemon.start()
+    move(daemon, alice, machine="desk")
+    configure_agent(daemon.room.pk, role="builder", user=alice, model="small")
+    end(daemon, run)
+    assert work() == []
+    assert (daemon.placement.machine, daemon.placement.model, daemon.placement.moving) == (daemon.machine, "small", None)
 
 
 def test_without_a_process_it_is_configured_at_once(daemon: Daemon, alice: User, desk: Machine) -> None:

@@ -1,5 +1,7 @@
 """A machine is taken out of service at once, whatever lives there."""
 
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth.models import User
 from django.utils.timezone import now
@@ -9,6 +11,7 @@ from chatroom.errors import NotSignedIn, RoleNotYours, WrongState
 from chatroom.models import Event, Pulse, Room, Task, TaskStatus, Token
 from chatroom.principals import resolve_token
 from chatroom.services.messages import send_message
+from chatroom.sweep import past
 from machines import sweep
 from machines.consumers import resolve_machine
 from machines.models import Command, Machine, MachineStatus, Placement, Run
@@ -79,6 +82,7 @@ def test_people_are_told_once_in_each_room_and_not_again_by_later_work(daemon: D
     send_message(daemon.room.pk, text="and this", author=alice)
     Pulse.objects.update(beat_at=now(), quiet_until=now())
     assert sweep.wake_agents() == 0
+    assert not sweep.MISSED.plain_rows(tomorrow=now() + timedelta(days=1), **past(0)), "it is looked at again and again for nothing"
     assert told(daemon.room) == [f"{WORDS}. What lived there needs another machine, or a person who starts it: builder."]
     assert told(other) == [f"{WORDS}. What lived there needs another machine, or a person who starts it: reviewer."]
     assert daemon.agent.status == AgentStatus.DEAD
