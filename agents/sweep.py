@@ -6,7 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, QuerySet
 from django.utils.timezone import now
 
 from agents import leases, signals
@@ -29,13 +29,16 @@ LOOK_AGAIN = timedelta(minutes=1)
 def give_back_missed_time() -> int:
     """An outage of ours does not count, nor does a clock set forward. Only working custom agents call less often than a quiet time."""
     with transaction.atomic():
-        pulse = Pulse.objects.select_for_update().filter(pk=1, missed_seconds__gt=0).first()
+        pulse = PULSE_AFTER_OUTAGE.first(pulse=1)
         if pulse is None:
             return 0
         missed, pulse.missed_seconds = timedelta(seconds=pulse.missed_seconds), 0
         pulse.save()
         working = Agent.objects.filter(status=AgentStatus.WORKING, kind=AgentKind.CUSTOM).select_for_update(of=("self",)).order_by("pk")
         return Agent.objects.filter(pk__in=working.values("pk")).update(lease_expires_at=F("lease_expires_at") + missed)
+
+
+PULSE_AFTER_OUTAGE = Prepared[Pulse](lambda pulse: Pulse.objects.filter(pk=pulse, missed_seconds__gt=0).select_for_update())
 
 
 @step
@@ -199,5 +202,8 @@ def clean_up(room_id: int, agent_id: int) -> bool:
 @step
 def forget_old_incarnations() -> int:
     oldest = now() - timedelta(seconds=settings.EVENT_RETENTION)
-    ids = list(Incarnation.objects.filter(Q(ended_at__lt=oldest)).values_list("pk", flat=True)[:BATCH])
+    ids = [pk for (pk,) in OLD_INCARNATIONS.plain_rows(oldest=oldest)]
     return Incarnation.objects.filter(pk__in=ids).delete()[0] if ids else 0
+
+
+OLD_INCARNATIONS = Prepared[Incarnation](lambda oldest: Incarnation.objects.filter(ended_at__lt=oldest).values_list("pk")[:BATCH])

@@ -74,7 +74,7 @@ class Principal:
     def require_member(self, room: Room, *, owner: bool = False) -> User:
         """A person who may act in the room; a viewer only sees."""
         user = self.require_person()
-        role = self.member_roles.get(room.pk) or Membership.objects.filter(room=room, user=user).values_list("role", flat=True).first()
+        role = self.member_roles.get(room.pk) or next((role for (role,) in MEMBER_ROLE.plain_rows(room=room.pk, user=user.pk)), None)
         if role is None:
             raise NotFound(f"there is no room {room}", code="no_such_room")
         if role == MemberRole.VIEWER or (owner and role != MemberRole.OWNER):
@@ -94,6 +94,7 @@ def rooms_of(user_id: Any) -> RoomQuerySet:
     return Room.objects.filter(membership__user_id=user_id).annotate(member_role=F("membership__role"))
 
 
+MEMBER_ROLE = Prepared[Membership](lambda room, user: Membership.objects.filter(room=room, user=user).values_list("role"))
 LOCKED_ROOM = Prepared[Room](lambda user, slug: rooms_of(user).filter(slug=slug).select_for_update(of=("self",)).order_by())
 TOKEN = Prepared[Token](lambda digest: Token.objects.filter(hash=digest, revoked_at=None).exclude(kind__in=ONE_TIME).select_related("user"))
 

@@ -103,6 +103,7 @@ LAST_LOOK = Look(datetime.min.replace(tzinfo=UTC), is_quiet=True)
 
 
 PULSE = Prepared[Pulse](lambda pulse: Pulse.objects.filter(pk=pulse))
+LOCKED_PULSE = Prepared[Pulse](lambda pulse: Pulse.objects.filter(pk=pulse).select_for_update())
 
 
 def is_past(field: str, *, oldest: Any, ahead: Any) -> Q:
@@ -120,8 +121,10 @@ def beat_pulse() -> None:
     """A web process lives. The beat that finds the pulse stale, or ahead of a clock set back, begins the quiet time."""
     stale = timedelta(seconds=settings.PULSE_STALE_AFTER)
     with transaction.atomic():
-        Pulse.objects.get_or_create(pk=1)
-        pulse, time = Pulse.objects.select_for_update().get(pk=1), now()
+        if PULSE.first(pulse=1) is None:
+            Pulse.objects.get_or_create(pk=1)
+        pulse, time = LOCKED_PULSE.first(pulse=1), now()
+        assert pulse is not None
         if abs(time - pulse.beat_at) > stale:
             pulse.quiet_until = time + timedelta(seconds=settings.HEARTBEAT_TTL)
             pulse.missed_seconds += max(0.0, (time - pulse.beat_at).total_seconds())
@@ -141,19 +144,28 @@ def send_jobs_again() -> int:
     """A job whose message was lost, or whose worker died."""
     from .jobs import send_job
 
-    due = Job.objects.filter(is_past("sent_at", **past(settings.JOB_RESEND_AFTER)), state=JobState.WAITING)
-    ids = list(due.order_by("sent_at").values_list("pk", flat=True)[:BATCH])
+    ids = [pk for (pk,) in UNDONE_JOBS.plain_rows(**past(settings.JOB_RESEND_AFTER))]
     for job_id in ids:
-        if due.filter(pk=job_id).update(sent_at=now()):
+        if undone_jobs(**past(settings.JOB_RESEND_AFTER)).filter(pk=job_id).update(sent_at=now()):
             send_job(job_id)
     return len(ids)
+
+
+def undone_jobs(oldest: Any, ahead: Any) -> models.QuerySet[Job]:
+    return Job.objects.filter(is_past("sent_at", oldest=oldest, ahead=ahead), state=JobState.WAITING)
+
+
+UNDONE_JOBS = Prepared[Job](lambda oldest, ahead: undone_jobs(oldest, ahead).order_by("sent_at").values_list("pk")[:BATCH])
 
 
 @step
 def forget_old_answers() -> int:
     oldest = now() - timedelta(seconds=settings.IDEMPOTENCY_RETENTION)
-    ids = list(IdempotencyRecord.objects.filter(created_at__lt=oldest).values_list("pk", flat=True)[:BATCH])
+    ids = [pk for (pk,) in OLD_ANSWERS.plain_rows(oldest=oldest)]
     if not ids:
         return 0
     with transaction.atomic():
         return IdempotencyRecord.objects.filter(pk__in=ids).delete()[0]
+
+
+OLD_ANSWERS = Prepared[IdempotencyRecord](lambda oldest: IdempotencyRecord.objects.filter(created_at__lt=oldest).values_list("pk")[:BATCH])

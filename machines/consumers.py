@@ -221,7 +221,7 @@ class MachineConsumer(QuickConsumer):
                 server_url=server_url(self.scope),
             )
         except ChatroomError as error:
-            agents = await in_db(snapshot, machine.pk, agent_ids=[agent_id])
+            agents = await in_db(snapshot, machine.pk, agent_id=agent_id)
             return {"error": error.as_json(), "agent": agents[0] if agents else None}
         return {"run": grant}
 

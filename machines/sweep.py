@@ -21,7 +21,7 @@ from machines.models import Command, CommandState, Desired, Machine, MachineStat
 from machines.models.command import SHORT_LIVED, STARTS
 from machines.models.run import UNFINISHED
 from machines.receivers import wake_or_tell
-from machines.services.connection import note_silence, silent_machines
+from machines.services.connection import note_silence, oldest_sign, silent_machines
 from machines.services.desire import finish_commands, finish_one, lock_placement
 
 RESTART_TOLERANCE = 30
@@ -34,12 +34,17 @@ def disconnect_silent_machines() -> int:
     """For machines whose web process died with their socket: the one that holds a socket decides by itself, and sooner."""
     if is_quiet():
         return 0
-    due = Machine.objects.filter(silent_machines()).order_by("last_seen_at")
-    return sum(try_one(disconnect_machine, 0, pk) for pk in list(due.values_list("pk", flat=True)[:BATCH]))
+    due = SILENT.plain_rows(oldest=oldest_sign())
+    return sum(try_one(disconnect_machine, 0, pk) for (pk,) in due)
+
+
+SILENT = Prepared[Machine](
+    lambda oldest: Machine.objects.filter(silent_machines(oldest)).order_by("last_seen_at").values_list("pk")[:BATCH]
+)
 
 
 def disconnect_machine(_: int, machine_id: int) -> bool:
-    machine = Machine.objects.filter(silent_machines(), pk=machine_id).first()
+    machine = Machine.objects.filter(silent_machines(oldest_sign()), pk=machine_id).first()
     if machine is None:
         return False
     reason = f"no sign of life for {settings.DAEMON_TTL:g} s"
@@ -90,13 +95,15 @@ def expire_restart(room_id: int, agent_id: int) -> bool:
 @step
 def expire_commands() -> int:
     """ping and status are worth nothing later; a start that waited for an hour asks the person again."""
-    short = Command.objects.in_flight().filter(act__in=SHORT_LIVED, created_at__lt=now() - timedelta(seconds=SHORT_LIFETIME))
-    expired = each_command(short, expire_question)
-    return expired if is_quiet() else expired + each_command(old_starts(), expire_start)
+    expired = each_command(QUESTIONS.rows(oldest=now() - timedelta(seconds=SHORT_LIFETIME)), expire_question)
+    return expired if is_quiet() else expired + each_command(OLD_STARTS.rows(oldest=oldest_start()), expire_start)
 
 
 def each_command(due: Iterable[Command], act: Callable[[int, int], bool]) -> int:
-    return sum(try_one(act, command.room_id or 0, command.pk) for command in due)
+    return sum(try_one(act, command.room_id or 0, command.pk) for command in list(due))
+
+
+QUESTIONS = Prepared[Command](lambda oldest: Command.objects.in_flight().filter(act__in=SHORT_LIVED, created_at__lt=oldest))
 
 
 def expire_question(_: int, command_id: int) -> bool:
@@ -104,16 +111,22 @@ def expire_question(_: int, command_id: int) -> bool:
     return True
 
 
-def old_starts() -> QuerySet[Command]:
+def oldest_start() -> datetime:
+    return now() - timedelta(seconds=START_LIFETIME)
+
+
+def old_starts(oldest: Any) -> QuerySet[Command]:
     """Nobody could carry them out: never sent, or sent to a machine that has been away since."""
     unheard = Q(state=CommandState.PENDING) | Q(machine__status=MachineStatus.DISCONNECTED)
-    oldest = now() - timedelta(seconds=START_LIFETIME)
     return Command.objects.in_flight().starts().filter(unheard, created_at__lt=oldest).select_related("agent")
+
+
+OLD_STARTS = Prepared[Command](old_starts)
 
 
 def expire_start(room_id: int, command_id: int) -> bool:
     with room_locked(room_id) as room:
-        command = old_starts().filter(pk=command_id).first()
+        command = old_starts(oldest_start()).filter(pk=command_id).first()
         if command is None:
             return False
         placement = lock_placement(room, command.role).placement

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -27,7 +27,7 @@ from machines.models.run import UNFINISHED
 from machines.untrusted import clean_line, read_id
 
 from .desire import wake_up
-from .runs import fail_lost_run, note_pid, walk
+from .runs import fail_lost_run, lock_run, note_pid, walk
 
 MAX_RUNS = 1000
 SILENT_STATES = {"miss": [MachineStatus.CONNECTED], "disconnect": [MachineStatus.CONNECTED, MachineStatus.UNRESPONSIVE]}
@@ -191,7 +191,8 @@ def resume_run(machine: Machine, living: dict[str, Any]) -> None:
     if found is None:
         return
     with room_locked(found.agent.room_id):
-        run = Run.objects.select_for_update(of=("self",)).select_related("agent", "machine").get(pk=found.pk)
+        run = lock_run(found.pk)
+        run.agent = found.agent
         if not run.is_finished:
             has_process = living.get("state") in (RunState.RUNNING, RunState.ABORTING)
             pid = read_id(living.get("pid")) or None
@@ -305,6 +306,10 @@ def resume_dead(machine: Machine, runs: Iterable[int], *, is_back: bool = False)
                 revive(agent, actor=machine.name)
 
 
-def silent_machines() -> Q:
+def oldest_sign() -> datetime:
+    return now() - timedelta(seconds=settings.DAEMON_TTL)
+
+
+def silent_machines(oldest: Any) -> Q:
     """For the sweep: machines whose socket's web process is gone."""
-    return ~Q(status=MachineStatus.DISCONNECTED) & Q(last_seen_at__lt=now() - timedelta(seconds=settings.DAEMON_TTL))
+    return ~Q(status=MachineStatus.DISCONNECTED) & Q(last_seen_at__lt=oldest)

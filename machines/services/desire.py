@@ -3,7 +3,7 @@
 The desired state changes in the transaction that makes the command; the daemon converges on it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from django.contrib.auth.models import User
@@ -16,10 +16,12 @@ from agents.services.presence import end_incarnation
 from chatroom.errors import NotAllowed, NotFound, WrongState
 from chatroom.events import move, record_event
 from chatroom.models import Room, Task, TaskStatus
+from chatroom.prepared import Prepared
 from chatroom.services.rooms import require_role, room_locked
 from chatroom.unit import one_unit
 from machines import hints
 from machines.models import Act, Command, Desired, Machine, Placement, Run
+from machines.models.command import IN_FLIGHT
 
 
 @dataclass
@@ -34,8 +36,15 @@ def lock_placement(room: Room, role: str) -> Locked:
     agent = lock_agent(room.pk, role=role)
     if agent.kind != AgentKind.REMOTE:
         raise NotAllowed(f"{role} is a custom agent: a person starts and ends it; configure_agent makes it remote")
-    placement = Placement.objects.select_for_update(of=("self",)).select_related("machine", "current_run").get(agent=agent)
+    placement = LOCKED_PLACEMENT.first(agent=agent.pk)
+    if placement is None:
+        raise Placement.DoesNotExist(f"{role} is remote, and lives on no machine")
     return Locked(room, agent, placement)
+
+
+LOCKED_PLACEMENT = Prepared[Placement](
+    lambda agent: Placement.objects.filter(agent=agent).select_for_update(of=("self",)).select_related("machine", "current_run")
+)
 
 
 def start_agent(room_id: int, *, role: str, actor: str) -> Command:
@@ -146,31 +155,40 @@ def refused_command(locked: Locked, act: str, *, actor: str, outcome: str) -> Co
 
 
 def start_in_flight(agent: Agent) -> Command | None:
-    return Command.objects.in_flight().starts().filter(agent=agent).first()
+    return START_IN_FLIGHT.first(agent=agent.pk)
 
 
 def cancel_in_flight(agent: Agent, outcome: str) -> None:
     """A newer generation wins over every command before it."""
-    for command in Command.objects.select_for_update(of=("self",)).in_flight().filter(agent=agent).order_by("pk"):
+    for command in list(LOCKED_IN_FLIGHT.rows(agent=agent.pk)):
         move(command, "cancel", actor="chatroom", reason=outcome, outcome=outcome)
 
 
-def finish_commands(agent: Agent, acts: Iterable[str], trigger: str, *, outcome: str, generation: int | None = None) -> None:
-    commands = Command.objects.select_for_update(of=("self",)).in_flight().filter(agent=agent, act__in=list(acts))
-    if generation is not None:
-        commands = commands.filter(generation__lte=generation)
-    for command in commands.order_by("pk"):
-        move(command, trigger, actor="daemon", reason=outcome, outcome=outcome)
+def finish_commands(agent: Agent, acts: Collection[str], trigger: str, *, outcome: str, generation: int | None = None) -> None:
+    for command in list(LOCKED_IN_FLIGHT.rows(agent=agent.pk)):
+        if command.act in acts and (generation is None or command.generation <= generation):
+            move(command, trigger, actor="daemon", reason=outcome, outcome=outcome)
+
+
+START_IN_FLIGHT = Prepared[Command](lambda agent: Command.objects.in_flight().starts().filter(agent=agent))
+LOCKED_IN_FLIGHT = Prepared[Command](
+    lambda agent: Command.objects.in_flight().filter(agent=agent).select_for_update(of=("self",)).order_by("pk")
+)
 
 
 def finish_one(command: Command, trigger: str, *, actor: str, outcome: str) -> None:
     """Ends one command, unless it has ended already."""
     room_id = command.room_id
     with room_locked(room_id) if room_id is not None else one_unit():
-        fresh = Command.objects.select_for_update(of=("self",)).select_related("agent").in_flight().filter(pk=command.pk).first()
-        if fresh is not None:
+        fresh = LOCKED_COMMAND.first(command=command.pk)
+        if fresh is not None and fresh.state in IN_FLIGHT:
             move(fresh, trigger, actor=actor, reason=outcome, outcome=outcome)
             hints.machine_changed(fresh.machine_id)
+
+
+LOCKED_COMMAND = Prepared[Command](
+    lambda command: Command.objects.filter(pk=command).select_for_update(of=("self",)).select_related("agent")
+)
 
 
 def confirm_stop(locked: Locked, *, reason: str, actor: str) -> None:

@@ -9,6 +9,7 @@ from agents.services.prompts import build_prompt
 from chatroom.errors import ChatroomError, Invalid
 from chatroom.events import move, record_event
 from chatroom.models import Token, TokenKind
+from chatroom.prepared import Prepared
 from chatroom.services.rooms import room_locked
 from machines.models import Desired, Machine, Placement, Run
 
@@ -31,10 +32,10 @@ def open_run(machine: Machine, *, agent_id: int, generation: int, attempt: int, 
     """The grant of a new run; of the same run, with a fresh token, when the same request comes again because its answer was lost."""
     if not request:
         raise Invalid("open_run without a request: expected the daemon's own id of its wish")
-    placement = find_placement(machine, agent_id)
-    with room_locked(placement.agent.room_id) as room:
-        locked = lock_placement(room, placement.agent.role)
-        run = Run.objects.filter(agent=locked.agent, request=request).first()
+    room_id, role = find_placed(machine, agent_id)
+    with room_locked(room_id) as room:
+        locked = lock_placement(room, role)
+        run = RUN_OF_REQUEST.first(agent=locked.agent.pk, request=request)
         if run is None:
             require_wanted(locked, machine, generation)
             run = create_run(locked, attempt=attempt, request=request)
@@ -45,11 +46,19 @@ def open_run(machine: Machine, *, agent_id: int, generation: int, attempt: int, 
         return grant_of(run, locked, secret=secret, server_url=server_url)
 
 
-def find_placement(machine: Machine, agent_id: int) -> Placement:
-    placement = Placement.objects.filter(agent_id=agent_id, machine=machine).select_related("agent").first()
-    if placement is None:
-        raise NotWanted(f"agent {agent_id} does not live on {machine}")
-    return placement
+RUN_OF_REQUEST = Prepared[Run](lambda agent, request: Run.objects.filter(agent=agent, request=request))
+
+
+def find_placed(machine: Machine, agent_id: int) -> tuple[int, str]:
+    """The room and the role of the agent."""
+    for room_id, role in PLACED_THERE.plain_rows(agent=agent_id, machine=machine.pk):
+        return room_id, role
+    raise NotWanted(f"agent {agent_id} does not live on {machine}")
+
+
+PLACED_THERE = Prepared[Placement](
+    lambda agent, machine: Placement.objects.filter(agent=agent, machine=machine).values_list("agent__room", "agent__role")
+)
 
 
 def require_wanted(locked: Locked, machine: Machine, generation: int) -> None:

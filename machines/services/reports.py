@@ -18,6 +18,7 @@ from chatroom import notices
 from chatroom.errors import ChatroomError
 from chatroom.events import move, record_event
 from chatroom.models import Event
+from chatroom.prepared import Prepared
 from chatroom.services.rooms import room_locked
 from chatroom.unit import one_unit
 from machines.models import Act, Command, Machine, Placement, Run, RunState
@@ -26,7 +27,7 @@ from machines.untrusted import clean_line, clean_text, read_id
 
 from .desire import Locked, confirm_stop, finish_commands, finish_one, freezing_episode, lock_placement
 from .moving import continue_move
-from .runs import fail_lost_run, finish_run, note_pid, note_progress, settle_agent, walk
+from .runs import fail_lost_run, finish_run, lock_run, note_pid, note_progress, settle_agent, walk
 
 KEPT_LINES = 20
 LONGEST_AGE = 30 * 86400.0
@@ -75,13 +76,16 @@ def apply_report(machine: Machine, report: dict[str, Any]) -> None:
 
 
 def apply_run_report(machine: Machine, report: dict[str, Any]) -> None:
-    found = Run.objects.filter(pk=read_id(report.get("run")), machine=machine).select_related("agent").first()
+    found = RUN_OF_MACHINE.first(run=read_id(report.get("run")), machine=machine.pk)
     if found is None:
         raise Rejected(f"run {clean_line(report.get('run'))} is not one of {machine}")
     with room_locked(found.agent.room_id) as room:
-        run = Run.objects.select_for_update(of=("self",)).select_related("machine").get(pk=found.pk)
+        run = lock_run(found.pk)
         run.agent = lock_agent(room.pk, pk=run.agent_id)
         REPORTS[report["report"]](run, report)
+
+
+RUN_OF_MACHINE = Prepared[Run](lambda run, machine: Run.objects.filter(pk=run, machine=machine).select_related("agent"))
 
 
 def refuse_if_lost(run: Run) -> None:

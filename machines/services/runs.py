@@ -14,6 +14,7 @@ from chatroom import notices
 from chatroom.errors import WrongState
 from chatroom.events import move, record_event
 from chatroom.models import Task, Token, TokenKind
+from chatroom.prepared import Prepared
 from chatroom.services.messages import post_notice
 from chatroom.services.rooms import room_locked
 from chatroom.services.tasks import promote_next
@@ -38,9 +39,23 @@ SHOWN_LINES = 5
 
 def current_placement(run: Run) -> Placement | None:
     """The agent's placement, locked, if this run is its current one: only then a report touches the agent."""
-    return (
-        Placement.objects.select_for_update(of=("self",)).select_related("machine").filter(agent_id=run.agent_id, current_run=run).first()
-    )
+    return CURRENT_PLACEMENT.first(agent=run.agent_id, run=run.pk)
+
+
+CURRENT_PLACEMENT = Prepared[Placement](
+    lambda agent, run: Placement.objects.filter(agent=agent, current_run=run).select_for_update(of=("self",)).select_related("machine")
+)
+
+
+def lock_run(run_id: int) -> Run:
+    """With its machine. Raises Run.DoesNotExist."""
+    run = LOCKED_RUN.first(run=run_id)
+    if run is None:
+        raise Run.DoesNotExist(f"there is no run {run_id}")
+    return run
+
+
+LOCKED_RUN = Prepared[Run](lambda run: Run.objects.filter(pk=run).select_for_update(of=("self",)).select_related("machine"))
 
 
 def walk(run: Run, *, until: str, pid: int | None = None) -> bool:
@@ -192,7 +207,7 @@ def fail_lost_run(run_id: int, *, message: str, may_wake: bool = True) -> None:
     """A run that its machine should have and does not know: lost with its machine. Not the program's fault, and not counted."""
     found = Run.objects.select_related("agent").get(pk=run_id)
     with room_locked(found.agent.room_id) as room:
-        run = Run.objects.select_for_update(of=("self",)).select_related("machine").get(pk=run_id)
+        run = lock_run(run_id)
         run.agent = lock_agent(room.pk, pk=run.agent_id)
         if run.is_finished:
             return
@@ -205,7 +220,7 @@ def fail_lost_run(run_id: int, *, message: str, may_wake: bool = True) -> None:
 
 def note_join(agent: Agent, run_id: int) -> None:
     """The start succeeded: its command is completed, the deadline is met."""
-    run = Run.objects.select_for_update(of=("self",)).select_related("machine").get(pk=run_id)
+    run = lock_run(run_id)
     run.agent = agent
     walk(run, until=RunState.RUNNING, pid=run.pid)
     run.joined_at = run.joined_at or now()
@@ -217,14 +232,18 @@ def note_join(agent: Agent, run_id: int) -> None:
 
 def require_current_run(agent: Agent, run_id: int | None) -> Run:
     """A run of an outdated generation may go on until its daemon ends it, but not begin to take work."""
-    run = Run.objects.filter(pk=run_id or 0, agent=agent).first()
-    placement = Placement.objects.filter(agent=agent).first()
+    run = RUN_OF_AGENT.first(run=run_id or 0, agent=agent.pk)
+    placement = PLACEMENT.first(agent=agent.pk)
     is_current = run is not None and placement is not None and placement.current_run_id == run.pk and not run.is_finished
     if run is None or not is_current:
         raise WrongState(f"run {run_id} is not the current one of {agent.role}")
     if run.joined_at is None and placement is not None and run.generation != placement.generation:
         raise WrongState(f"run {run_id} of {agent.role} is outdated: generation {placement.generation} is wanted")
     return run
+
+
+RUN_OF_AGENT = Prepared[Run](lambda run, agent: Run.objects.filter(pk=run, agent=agent))
+PLACEMENT = Prepared[Placement](lambda agent: Placement.objects.filter(agent=agent))
 
 
 def histories(placements: list[Placement]) -> dict[int, list[dict[str, Any]]]:

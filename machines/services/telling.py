@@ -1,9 +1,9 @@
 """What a daemon is told, and what it shows: snapshots, commands, the tail of its agents' output."""
 
-from collections.abc import Iterable
 from typing import Any
 
-from django.db import transaction
+from django.db import models, transaction
+from django.db.models import F
 
 from chatroom.events import move
 from chatroom.prepared import Prepared
@@ -13,15 +13,14 @@ from machines import hints
 from machines.models import Command, CommandState, Placement, Run, RunLog
 from machines.untrusted import clean_text, read_id
 
+from .desire import LOCKED_COMMAND
 from .runs import histories
 
 
-def snapshot(machine_id: int, *, agent_ids: Iterable[int] | None = None) -> list[dict[str, Any]]:
-    """Every remote agent placed on this machine, as it is wanted now. Three queries, however many."""
-    found = Placement.objects.filter(machine_id=machine_id).select_related("agent__room", "current_run").order_by("agent_id")
-    placements = list(found if agent_ids is None else found.filter(agent_id__in=list(agent_ids)))
-    in_flight = Command.objects.in_flight().filter(machine_id=machine_id, agent__in=[placement.agent_id for placement in placements])
-    commands = dict(in_flight.order_by("pk").values_list("agent_id", "pk"))
+def snapshot(machine_id: int, *, agent_id: int | None = None) -> list[dict[str, Any]]:
+    """Every remote agent placed on this machine, or this one of them, as it is wanted now. Three queries, however many."""
+    placements = list(ALL_PLACED.rows(machine=machine_id) if agent_id is None else ONE_PLACED.rows(machine=machine_id, agent=agent_id))
+    commands = dict(COMMANDS_IN_FLIGHT.plain_rows(machine=machine_id))
     past = histories(placements)
     return [
         describe_placement(placement, command=commands.get(placement.agent_id), history=past[placement.agent_id])
@@ -29,6 +28,16 @@ def snapshot(machine_id: int, *, agent_ids: Iterable[int] | None = None) -> list
     ]
 
 
+def placed(machine: Any) -> models.QuerySet[Placement]:
+    found = Placement.objects.filter(machine=machine).select_related("current_run").order_by("agent_id")
+    return found.annotate(room_slug=F("agent__room__slug"), role=F("agent__role"))
+
+
+ALL_PLACED = Prepared[Placement](placed)
+ONE_PLACED = Prepared[Placement](lambda machine, agent: placed(machine).filter(agent=agent))
+COMMANDS_IN_FLIGHT = Prepared[Command](
+    lambda machine: Command.objects.in_flight().filter(machine=machine).order_by("pk").values_list("agent_id", "pk")
+)
 PLACED = Prepared[Placement](
     lambda machine: (
         Placement.objects.filter(machine=machine)
@@ -51,8 +60,8 @@ def describe_placement(placement: Placement, *, command: int | None, history: li
     run = placement.current_run
     return {
         "agent": placement.agent_id,
-        "room": placement.agent.room.slug,
-        "role": placement.agent.role,
+        "room": vars(placement)["room_slug"],
+        "role": vars(placement)["role"],
         "mode": placement.mode,
         "desired": placement.desired_state,
         "generation": placement.generation,
@@ -66,21 +75,26 @@ def describe_placement(placement: Placement, *, command: int | None, history: li
 
 def dispatch_commands(machine_id: int) -> list[dict[str, Any]]:
     """The commands nobody was sent yet, as messages. A lost one is in the next snapshot."""
-    waiting = Command.objects.in_flight().filter(machine_id=machine_id, state=CommandState.PENDING).select_related("agent").order_by("pk")
-    return [message for found in list(waiting) if (message := dispatch(found)) is not None]
+    waiting = list(UNSENT.rows(machine=machine_id))
+    return [message for found in waiting if (message := dispatch(found)) is not None]
+
+
+UNSENT = Prepared[Command](
+    lambda machine: Command.objects.in_flight().filter(machine=machine, state=CommandState.PENDING).select_related("agent").order_by("pk")
+)
 
 
 def dispatch(found: Command) -> dict[str, Any] | None:
     with one_unit() if found.room_id is None else room_locked(found.room_id):
-        command = Command.objects.select_for_update(of=("self",)).select_related("agent").get(pk=found.pk)
-        if command.state != CommandState.PENDING:
+        command = LOCKED_COMMAND.first(command=found.pk)
+        if command is None or command.state != CommandState.PENDING:
             return None
         move(command, "dispatch", actor="chatroom")
         message: dict[str, Any] = {"type": "command", "command": command.pk, "act": command.act}
         if command.run_id is not None:
             return message | {"run": command.run_id}
         if command.agent_id is not None:
-            return message | {"agent": snapshot(command.machine_id, agent_ids=[command.agent_id])[0]}
+            return message | {"agent": snapshot(command.machine_id, agent_id=command.agent_id)[0]}
         return message
 
 
