@@ -6,15 +6,29 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.db import connection
-from django.db.models import Q
 
 from agents.models import Agent, Claim
 from chatroom.errors import ChatroomError
 from chatroom.models import Event, Message, Task
-from machines.models import Act, Command, Placement, Run
-from machines.models.command import IN_FLIGHT
+from machines.models import Placement, Run
 
+from .questions import (
+    AGENTS,
+    CLAIMS,
+    CUSTOM,
+    DELIVERED,
+    EVENTS,
+    IDLE,
+    LATER_CLAIM,
+    OUTDATED_START,
+    PLACED_THERE,
+    REMOTE,
+    RUNS,
+    STARTS,
+    TASKS,
+    WANTED,
+    rows,
+)
 from .tables import ACTIVE, FIRST, HELD, LIVE, TABLES
 
 if TYPE_CHECKING:
@@ -22,23 +36,6 @@ if TYPE_CHECKING:
     from .programs import Program
     from .world import World
 
-# Raw, because they are asked after every act: the ORM would cost more than what it looks at.
-EVENTS = (
-    'SELECT id, subject, subject_id, role, "trigger", from_state, to_state, actor, reason, room_id '
-    "FROM chatroom_event WHERE id > %s ORDER BY id"
-)
-AGENTS = "SELECT id, role, status, incarnation, lease_expires_at IS NULL FROM agents_agent WHERE room_id = %s"
-TASKS = (
-    "SELECT id, assigned_role, status, attempt FROM chatroom_task "
-    "WHERE room_id = %s AND status IN ('queued', 'pending', 'acknowledged', 'in_progress')"
-)
-CLAIMS = (
-    "SELECT task_id, agent_id, claim.incarnation, attempt FROM agents_claim claim JOIN agents_agent agent ON agent.id = agent_id "
-    "WHERE agent.room_id = %s AND ended_at IS NULL"
-)
-STARTS = "SELECT agent_id FROM machines_command WHERE state IN ('pending', 'dispatched') AND act IN ('start_agent', 'restart_agent')"
-RUNS = "SELECT id FROM machines_run WHERE state NOT IN ('completed', 'failed')"
-REMOTE = "SELECT role, incarnation FROM agents_agent WHERE kind = 'remote' AND status IN ('ready', 'working')"
 STATE_OF = {
     "agent": ("agents_agent", "status"),
     "task": ("chatroom_task", "status"),
@@ -48,12 +45,6 @@ STATE_OF = {
 }
 FROZEN_WITHIN = 30.0
 SHOWN_WITHIN = 15.0
-
-
-def rows(sql: str, *values: int) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
-        return cursor.fetchall()
 
 
 class Checker:
@@ -125,7 +116,7 @@ class Checker:
 
     def check_restart(self, event: tuple[Any, ...]) -> None:
         _, _, pk, role, trigger, _, _, actor, _, _ = event
-        if Agent.objects.filter(pk=pk, kind="custom").exists():
+        if rows(CUSTOM, pk):
             self.violated("7: a custom agent is never restarted", f"{role}: {trigger} by {actor}")
         if trigger == "restart_exhausted":
             self.exhausted[pk] = Placement.objects.values_list("pk", "machine_id").get(agent_id=pk)
@@ -136,8 +127,7 @@ class Checker:
 
     def is_exhausted(self, agent_id: int) -> bool:
         """No person has started it since. (What failed in one placement, on one machine, says nothing about another.)"""
-        pk, machine_id = self.exhausted.get(agent_id, (0, 0))
-        return Placement.objects.filter(pk=pk, machine_id=machine_id).exists()
+        return agent_id in self.exhausted and bool(rows(PLACED_THERE, *self.exhausted[agent_id]))
 
     def check_reason(self, event: tuple[Any, ...]) -> None:
         """What is said of the cause is so."""
@@ -155,18 +145,14 @@ class Checker:
 
     def check_wanted(self, run_id: int) -> None:
         """9, 54: whatever was waited for, a process is started only if it is wanted still."""
-        run = Run.objects.select_related("agent__placement").get(pk=run_id)
-        placement = run.agent.placement
-        if placement.desired_state != "running" or self.is_exhausted(run.agent_id) or placement.machine_id != run.machine_id:
-            self.violated(
-                "9: only what is wanted is started", f"run {run_id} of {run.agent.role} begins, which is {placement.desired_state}"
-            )
+        [(agent_id, role, desired, is_there)] = rows(WANTED, run_id)
+        if desired != "running" or self.is_exhausted(agent_id) or not is_there:
+            self.violated("9: only what is wanted is started", f"run {run_id} of {role} begins, which is {desired}")
 
     def check_generation(self, command_id: int) -> None:
         """56: each start has its own, by which late words of an older process are told from those of its own."""
-        found = Command.objects.filter(pk=command_id, act__in=[Act.START, Act.RESTART], state__in=IN_FLIGHT).first()
-        if found is not None and Run.objects.filter(agent=found.agent, generation__gte=found.generation).exists():
-            self.violated("56: each start has its generation", f"command {command_id} has {found.generation}, as a run before it")
+        if found := rows(OUTDATED_START, command_id):
+            self.violated("56: each start has its generation", f"command {command_id} has {found[0][0]}, as a run before it")
 
     def check_crashes(self, task_id: int) -> None:
         """27: only faulty exits while it was held, in this round."""
@@ -297,7 +283,7 @@ class Checker:
     def check_waiting(self) -> None:
         """Whose connection stands is shown as waiting, once it has looked for work again; whatever became of an older connection."""
         now, hidden = self.world.loop.time(), {}
-        for role, incarnation in Agent.objects.filter(status="ready", waiting_since=None).values_list("role", "incarnation"):
+        for role, incarnation in rows(IDLE):
             if any(program.is_connected and self.speaks(program, incarnation) for program in self.world.programs):
                 hidden[incarnation] = self.hidden_since.get(incarnation, now)
                 if now - hidden[incarnation] > SHOWN_WITHIN:
@@ -354,7 +340,7 @@ class Checker:
 
     def confirmed(self, claim: str) -> None:
         """22: what an agent believes to hold was delivered to it."""
-        if not Claim.objects.filter(key=claim, delivered_at__isnull=False).exists():
+        if not rows(DELIVERED, claim):
             self.violated("22: confirmed only what is held", f"claim {claim} was confirmed, but never delivered")
 
     def process_starts(self, run: "SimRun") -> None:
@@ -372,9 +358,8 @@ class Checker:
     def check_fencing(self, key: str) -> None:
         """4: an act that was accepted for the first time was done by the newest claim of its task."""
         name, _, claim = key.partition(":")
-        found = Claim.objects.filter(key=claim.partition(":")[0]).select_related("task").first() if claim.startswith("c_") else None
-        if found is not None and Claim.objects.filter(Q(task=found.task), attempt__gt=found.attempt).exists():
-            self.violated("4: an outdated claim is refused", f"{name} by attempt {found.attempt} of task {found.task_id} was accepted")
+        if claim.startswith("c_") and (later := rows(LATER_CLAIM, claim.partition(":")[0])):
+            self.violated("4: an outdated claim is refused", f"{name} by attempt {later[0][0]} of task {later[0][1]} was accepted")
 
     def finally_stored(self) -> None:
         """12: whatever was accepted is there, once."""
