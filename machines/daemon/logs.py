@@ -56,9 +56,11 @@ def next_chunk(process: AgentProcess, *, is_last: bool) -> dict[str, Any] | None
 def decode(data: bytes, *, is_last: bool) -> tuple[str, int]:
     """The text, and how many bytes it took: a character or a control sequence cut in two is left for the next piece."""
     begun = None if is_last else BEGUN.search(data)
-    if begun is not None and len(data) - begun.start() <= HELD_BACK:
+    is_held_back = begun is not None and len(data) - begun.start() <= HELD_BACK
+    if begun is not None and is_held_back:
         data = data[: begun.start()]
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = decoder.decode(data, final=is_last)
+    # Where a control sequence begins, no character goes on.
+    text = decoder.decode(data, final=is_last or is_held_back)
     left = len(decoder.getstate()[0])
     return text.replace("\0", "\ufffd"), len(data) - left
