@@ -253,21 +253,6 @@ def who_asked(asked: str | None, *, wanted: Wanted | None, living: Living) -> st
     return asked
 
 
-def reconcile(snapshot: Mapping[int, Wanted], living: Mapping[int, Sequence[Living]]) -> tuple[list[int], list[tuple[int, Stop]]]:
-    """Runs to adopt, and runs to end, for everything that lives here: at most one per agent stays, the newest of the current generation."""
-    adopted: list[int] = []
-    ended: list[tuple[int, Stop]] = []
-    for agent, runs in living.items():
-        ordered = sorted(runs, key=lambda one: (one.generation, one.run), reverse=True)
-        for place, one in enumerate(ordered):
-            asked = why_stop(snapshot.get(agent), one) or ("superseded" if place else "")
-            if asked:
-                ended.append((agent, Stop(one.run, asked)))
-            else:
-                adopted.append(one.run)
-    return adopted, ended
-
-
 def breaker_is_open(deaths: Iterable[tuple[int, float]], *, agents: int, limits: Limits, now: float) -> bool:
     """More than half of at least four agents died within the window: restart them one at a time."""
     recent = {agent for agent, at in deaths if now - at <= limits.breaker_seconds}

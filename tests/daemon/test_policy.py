@@ -26,7 +26,6 @@ from machines.daemon.policy import (
     failed_attempts,
     judge,
     next_act,
-    reconcile,
     who_asked,
 )
 
@@ -244,28 +243,6 @@ def test_converging_ends_after_at_most_two_steps(wanted: Wanted | None, living: 
     elif wanted.runs:
         assert living is not None
         assert living.generation == wanted.generation
-
-
-@given(
-    st.dictionaries(st.integers(1, 5), wanteds.filter(lambda found: found is not None)),
-    st.dictionaries(
-        st.integers(1, 5),
-        st.lists(st.builds(Living, run=st.integers(1, 99), generation=st.integers(1, 3)), max_size=4, unique_by=lambda one: one.run),
-    ),
-)
-def test_reconciling_names_every_living_run_once_and_keeps_at_most_one_per_agent(
-    snapshot: dict[int, Wanted], living: dict[int, list[Living]]
-) -> None:
-    adopted, ended = reconcile(snapshot, living)
-    everyone = [(agent, one) for agent, runs in living.items() for one in runs]
-    assert sorted([*adopted, *(stop.run for _, stop in ended)]) == sorted(one.run for _, one in everyone)
-    for agent, runs in living.items():
-        stopped = {stop.run for owner, stop in ended if owner == agent}
-        kept = [one for one in runs if one.run not in stopped]
-        assert len(kept) <= 1
-        assert all(
-            agent in snapshot and one.generation == snapshot[agent].generation and snapshot[agent].desired == "running" for one in kept
-        )
 
 
 @pytest.mark.scenario(58)
