@@ -3,7 +3,7 @@
 The desired state changes in the transaction that makes the command; the daemon converges on it.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from django.contrib.auth.models import User
