@@ -86,8 +86,9 @@ class FakeServer:
                 await socket.close(1000)
 
     async def take_report(self, socket: ServerConnection, message: dict[str, Any]) -> None:
-        self.reports.append(message)
-        await self.on_report(message)
+        if message["key"] not in {report["key"] for report in self.reports}:  # as the server does: what comes again is only acknowledged
+            self.reports.append(message)
+            await self.on_report(message)
         if self.acknowledges:
             answer = "rejected" if message["report"] in self.rejects else "ok"
             await socket.send(json.dumps({"type": "ack", "key": message["key"], "answer": answer}))
