@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
 from agents.models import Agent
-from chatroom.consumers import TRY_AGAIN, PageConsumer, find_membership
+from chatroom.consumers import TRY_AGAIN, PageConsumer, find_membership, read_message
 from chatroom.db import in_read
 from chatroom.feed import LEFT_THE_ROOM, SIGNED_OUT
 from chatroom.hub import Topic, hub
@@ -115,7 +115,9 @@ class LogConsumer(PageConsumer):
         self.topics = topics
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """A page says nothing here."""
+        """A page only asks whether we are still there."""
+        if "ping" in read_message(text_data):
+            await self.send(text_data='{"pong": true}')
 
     async def disconnect(self, code: int) -> None:
         if self.sender is not None:

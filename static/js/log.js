@@ -4,6 +4,8 @@ const sheet = document.getElementById("log-sheet");
 const MOST_RUNS = 4;
 const RETRY_AFTER = 1500;
 const REFUSED = [4401, 4404];
+const PING_EVERY = 4000;
+const SILENT_AFTER = 10000;
 
 class Log {
   constructor(box, address) {
@@ -13,17 +15,37 @@ class Log {
   }
 
   connect() {
-    this.socket = new WebSocket(this.url);
-    this.socket.addEventListener("message", (event) => this.take(JSON.parse(event.data)));
-    this.socket.addEventListener("close", (event) => {
-      if (!this.isOver && !REFUSED.includes(event.code)) this.retry = setTimeout(() => this.connect(), RETRY_AFTER);
+    clearTimeout(this.retry);
+    const socket = (this.socket = new WebSocket(this.url));
+    this.heardAt = Date.now();
+    socket.addEventListener("message", (event) => this.hear(JSON.parse(event.data)));
+    socket.addEventListener("close", (event) => {
+      if (socket !== this.socket || this.isOver) return;
+      clearInterval(this.beat);
+      if (!REFUSED.includes(event.code)) this.retry = setTimeout(() => this.connect(), RETRY_AFTER);
     });
+    clearInterval(this.beat);
+    this.beat = setInterval(() => this.ping(), PING_EVERY);
+  }
+
+  // A half-open connection never says that it is closed, and shows what was for ever: do not wait for its close event.
+  ping() {
+    if (Date.now() - this.heardAt > SILENT_AFTER) {
+      this.socket.close();
+      this.connect();
+    } else if (this.socket.readyState === WebSocket.OPEN) this.socket.send('{"ping": true}');
   }
 
   end() {
     this.isOver = true;
     clearTimeout(this.retry);
+    clearInterval(this.beat);
     this.socket.close();
+  }
+
+  hear(message) {
+    this.heardAt = Date.now();
+    if (!message.pong) this.take(message);
   }
 
   take({ run, title, text, append }) {

@@ -180,6 +180,7 @@ def test_logs_are_forgotten_once_their_time_is_over(daemon: Daemon) -> None:
 
 def test_each_sweep_looks_at_some_logs_and_after_a_while_at_all(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "BATCH", 2)
+    monkeypatch.setattr(sweep, "LOGS", sweep.Walk())
     placement = Placement.objects.get()
     runs = [make_run(placement, state="failed", joined=False, ended_at=ago(40 * 86400 if number == 4 else 60)) for number in range(5)]
     RunLog.objects.bulk_create([RunLog(run=run, text="x") for run in runs])

@@ -101,3 +101,12 @@ async def test_an_open_log_ends_with_the_membership(machine: Machine, room: Room
         await in_db(print_text, run, "a secret")
         assert await closing_code(browser.socket) == 4404
     assert "a secret" not in browser.everything
+
+
+@pytest.mark.usefixtures("live", "hasty")
+async def test_an_open_log_answers_whether_it_is_still_there(machine: Machine, room: Room, vera: User, cookies: Cookies) -> None:
+    await in_db(place, machine, room)
+    async with open_socket(LOG, cookies(vera), last=None) as browser:
+        await browser.receive()
+        await browser.socket.send_to('{"ping": true}')
+        assert json.loads(await browser.receive()) == {"pong": True}
