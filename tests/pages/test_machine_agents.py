@@ -127,6 +127,7 @@ def test_work_that_waits_for_a_stopped_agent_has_the_button_that_helps(
     def card(html: str) -> str:
         return html.partition('<div id="attention-notice-')[2].partition("</section>")[0]
 
+    assert "no process · stopped by bob</p>" in row_of(show(page)), "though it was offline already"
     assert "it was stopped by bob." in card(show(page))
     assert labels(card(show(page))) == ["start"]
     assert labels(card(show(sign_in(vera)))) == []
