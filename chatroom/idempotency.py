@@ -12,10 +12,14 @@ from django.db.models import JSONField, Value
 
 from .errors import Invalid, KeyReused
 from .models import IdempotencyRecord
+from .prepared import Prepared
 from .rows import insert_in_time
 from .unit import one_unit
 
 LONGEST_KEY, LONGEST_ACT = 200, 60
+
+
+RECORD = Prepared[IdempotencyRecord](lambda principal, act, key: IdempotencyRecord.objects.filter(principal=principal, act=act, key=key))
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Once:
         return answer
 
     def recall(self) -> tuple[int, Any] | None:
-        record = IdempotencyRecord.objects.filter(principal=self.principal, act=self.stored_act, key=self.key).first()
+        record = RECORD.first(principal=self.principal, act=self.stored_act, key=self.key)
         if record is None:
             return None
         if record.body_hash != self.body_hash:

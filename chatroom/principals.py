@@ -43,6 +43,10 @@ class Principal:
         """A room this principal may read. Raises NotFound for every other, whether it exists or not."""
         if self.is_over:
             raise RoleNotYours(f"this run of {self.role} has ended: its token may only deliver late results")
+        if self.user is not None and SLUG.fullmatch(reference):
+            if room := ROOM.first(user=self.user.pk, slug=reference):
+                return room
+            raise no_such_room(reference)
         return find_among(self.rooms(), reference)
 
     def lock_room(self, reference: str) -> Room:
@@ -94,6 +98,7 @@ def rooms_of(user_id: Any) -> RoomQuerySet:
     return Room.objects.filter(membership__user_id=user_id).annotate(member_role=F("membership__role"))
 
 
+ROOM = Prepared[Room](lambda user, slug: rooms_of(user).filter(slug=slug).order_by())
 MEMBER_ROLE = Prepared[Membership](lambda room, user: Membership.objects.filter(room=room, user=user).values_list("role"))
 LOCKED_ROOM = Prepared[Room](lambda user, slug: rooms_of(user).filter(slug=slug).select_for_update(of=("self",)).order_by())
 TOKEN = Prepared[Token](lambda digest: Token.objects.filter(hash=digest, revoked_at=None).exclude(kind__in=ONE_TIME).select_related("user"))

@@ -18,6 +18,7 @@ from chatroom.errors import ChatroomError, Invalid, NotAllowed, NotSignedIn, Sup
 from chatroom.gathering import Gathered
 from chatroom.hub import hub
 from chatroom.models import TokenKind
+from chatroom.prepared import Prepared
 from chatroom.principals import bearer_of, resolve_token
 from chatroom.sockets import QuickConsumer
 from machines.hints import topic_of
@@ -41,10 +42,13 @@ note_together = Gathered(service.note_lives)
 
 def resolve_machine(secret: str) -> Machine:
     principal = resolve_token(secret)
-    machine = Machine.objects.filter(pk=principal.subject_id or 0, revoked_at=None).first() if principal.kind == TokenKind.MACHINE else None
+    machine = MACHINE.first(machine=principal.subject_id or 0) if principal.kind == TokenKind.MACHINE else None
     if machine is None:
         raise NotSignedIn("this is not the token of a machine")
     return machine
+
+
+MACHINE = Prepared[Machine](lambda machine: Machine.objects.filter(pk=machine, revoked_at=None))
 
 
 class MachineConsumer(QuickConsumer):

@@ -18,6 +18,7 @@ from chatroom.errors import ChatroomError, Invalid, NotAllowed, Superseded
 from chatroom.events import move, record_event
 from chatroom.gathering import attempted
 from chatroom.models import Room, Task, TaskStatus
+from chatroom.prepared import Prepared
 from chatroom.services.rooms import room_locked
 from chatroom.sweep import is_quiet
 from chatroom.unit import one_unit
@@ -110,17 +111,32 @@ class Introduction:
 def machine_locked(machine_id: int) -> Iterator[Machine]:
     """The rooms that see this machine, in order, then its row: a status change of it is a change of each of them."""
     with one_unit() as unit:
-        rooms = Room.objects.filter(agents__placement__machine=machine_id).values("pk")
-        unit.rooms |= {room.pk: room for room in Room.objects.select_for_update(of=("self",)).filter(pk__in=rooms).order_by("pk")}
-        yield Machine.objects.select_for_update(of=("self",)).get(pk=machine_id)
+        unit.rooms |= {room.pk: room for room in LOCKED_ROOMS.rows(machine=machine_id)}
+        machine = LOCKED_MACHINE.first(machine=machine_id)
+        if machine is None:
+            raise Machine.DoesNotExist(f"there is no machine {machine_id}")
+        yield machine
+
+
+LOCKED_ROOMS = Prepared[Room](
+    lambda machine: (
+        Room.objects.filter(pk__in=Room.objects.filter(agents__placement__machine=machine).values("pk"))
+        .select_for_update(of=("self",))
+        .order_by("pk")
+    )
+)
+LOCKED_MACHINE = Prepared[Machine](lambda machine: Machine.objects.filter(pk=machine).select_for_update(of=("self",)))
 
 
 def change_status(machine: Machine, trigger: str, *, reason: str) -> None:
     """The machine's one event; each room it carries agents of gets a line of its own, by which open pages catch up."""
     move(machine, trigger, actor="chatroom", reason=reason)
-    for room in Room.objects.filter(agents__placement__machine=machine).distinct().order_by("pk"):
+    for room in list(ROOMS_OF.rows(machine=machine.pk)):
         record_event(room, f"machine_{trigger}", actor="chatroom", room_id=room.pk, reason=reason, data={"machine": machine.pk})
     hints.machine_changed(machine.pk)
+
+
+ROOMS_OF = Prepared[Room](lambda machine: Room.objects.filter(agents__placement__machine=machine).distinct().order_by("pk"))
 
 
 def connect_machine(machine_id: int, hello: Introduction) -> Machine:

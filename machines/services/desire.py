@@ -5,6 +5,7 @@ The desired state changes in the transaction that makes the command; the daemon 
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from django.contrib.auth.models import User
 from django.db.models import Q
@@ -44,6 +45,21 @@ def lock_placement(room: Room, role: str) -> Locked:
 
 LOCKED_PLACEMENT = Prepared[Placement](
     lambda agent: Placement.objects.filter(agent=agent).select_for_update(of=("self",)).select_related("machine", "current_run")
+)
+
+
+class Placed(NamedTuple):
+    room_id: int
+    role: str
+
+
+def find_placed(machine: Machine, agent_id: int) -> Placed | None:
+    """Where in the rooms the agent is, if it lives on this machine."""
+    return next((Placed(*row) for row in PLACED_THERE.plain_rows(agent=agent_id, machine=machine.pk)), None)
+
+
+PLACED_THERE = Prepared[Placement](
+    lambda agent, machine: Placement.objects.filter(agent=agent, machine=machine).values_list("agent__room", "agent__role")
 )
 
 
@@ -208,11 +224,16 @@ def wake_up(room_id: int, *, role: str) -> Command | None:
 
 
 def wake_locked(locked: Locked) -> Command | None:
-    if not Task.objects.filter(room=locked.room, assigned_role=locked.agent.role, status=TaskStatus.PENDING).exists():
+    if not WAITING_WORK.exists(room=locked.room.pk, role=locked.agent.role):
         return None
     if is_coming(locked) or why_not_wakeable(locked) is not None:
         return None
     return begin_start(locked, Act.START, actor="chatroom", reason="work is waiting", by_person=False)
+
+
+WAITING_WORK = Prepared[Task](
+    lambda room, role: Task.objects.filter(room=room, assigned_role=role, status=TaskStatus.PENDING).order_by().values("pk")[:1]
+)
 
 
 def is_coming(locked: Locked) -> bool:

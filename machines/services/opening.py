@@ -13,7 +13,7 @@ from chatroom.prepared import Prepared
 from chatroom.services.rooms import room_locked
 from machines.models import Desired, Machine, Placement, Run
 
-from .desire import Locked, lock_placement
+from .desire import Locked, find_placed, lock_placement
 
 
 class NotWanted(ChatroomError):
@@ -32,9 +32,11 @@ def open_run(machine: Machine, *, agent_id: int, generation: int, attempt: int, 
     """The grant of a new run; of the same run, with a fresh token, when the same request comes again because its answer was lost."""
     if not request:
         raise Invalid("open_run without a request: expected the daemon's own id of its wish")
-    room_id, role = find_placed(machine, agent_id)
-    with room_locked(room_id) as room:
-        locked = lock_placement(room, role)
+    placed = find_placed(machine, agent_id)
+    if placed is None:
+        raise NotWanted(f"agent {agent_id} does not live on {machine}")
+    with room_locked(placed.room_id) as room:
+        locked = lock_placement(room, placed.role)
         run = RUN_OF_REQUEST.first(agent=locked.agent.pk, request=request)
         if run is None:
             require_wanted(locked, machine, generation)
@@ -49,18 +51,6 @@ def open_run(machine: Machine, *, agent_id: int, generation: int, attempt: int, 
 RUN_OF_REQUEST = Prepared[Run](lambda agent, request: Run.objects.filter(agent=agent, request=request))
 
 
-def find_placed(machine: Machine, agent_id: int) -> tuple[int, str]:
-    """The room and the role of the agent."""
-    for room_id, role in PLACED_THERE.plain_rows(agent=agent_id, machine=machine.pk):
-        return room_id, role
-    raise NotWanted(f"agent {agent_id} does not live on {machine}")
-
-
-PLACED_THERE = Prepared[Placement](
-    lambda agent, machine: Placement.objects.filter(agent=agent, machine=machine).values_list("agent__room", "agent__role")
-)
-
-
 def require_wanted(locked: Locked, machine: Machine, generation: int) -> None:
     placement, role = locked.placement, locked.agent.role
     if placement.machine_id != machine.pk:
@@ -73,8 +63,11 @@ def require_wanted(locked: Locked, machine: Machine, generation: int) -> None:
         raise NotWanted(f"generation {generation} of {role} is outdated: {placement.generation} is wanted")
     if placement.is_exhausted:
         raise NotWanted(f"{role} is unrecoverable until a person restarts it")
-    if living := Run.objects.unfinished().filter(agent=locked.agent).first():
+    if living := UNFINISHED_OF.first(agent=locked.agent.pk):
         raise Busy(f"run {living.pk} of {role} has not ended yet")
+
+
+UNFINISHED_OF = Prepared[Run](lambda agent: Run.objects.unfinished().filter(agent=agent))
 
 
 def create_run(locked: Locked, *, attempt: int, request: str) -> Run:

@@ -25,7 +25,7 @@ from machines.models import Act, Command, Machine, Placement, Run, RunState
 from machines.models.run import VERDICTS
 from machines.untrusted import clean_line, clean_text, read_id
 
-from .desire import Locked, confirm_stop, finish_commands, finish_one, freezing_episode, lock_placement
+from .desire import Locked, confirm_stop, find_placed, finish_commands, finish_one, freezing_episode, lock_placement
 from .moving import continue_move
 from .runs import fail_lost_run, finish_run, lock_run, note_pid, note_progress, settle_agent, walk
 
@@ -213,15 +213,15 @@ def note_signal(run: Run, report: dict[str, Any], trigger: str, *, reason: str) 
 
 def apply_agent_stopped(machine: Machine, report: dict[str, Any]) -> None:
     """No process of the agent is left. A start, or a restart, that was given meanwhile wins."""
-    placement = Placement.objects.filter(agent_id=read_id(report.get("agent")), machine=machine).select_related("agent").first()
-    if placement is None:
+    placed = find_placed(machine, read_id(report.get("agent")))
+    if placed is None:
         raise Rejected(f"agent {clean_line(report.get('agent'))} does not live on {machine}")
-    with room_locked(placement.agent.room_id) as room:
-        locked = lock_placement(room, placement.agent.role)
+    with room_locked(placed.room_id) as room:
+        locked = lock_placement(room, placed.role)
         generation = int(report.get("generation") or 0)
         if locked.placement.machine_id == machine.pk and generation >= locked.placement.generation:
             give_up_unknown(locked, generation)
-            take_offline(lock_placement(room, placement.agent.role), actor=machine.name)
+            take_offline(lock_placement(room, placed.role), actor=machine.name)
 
 
 def give_up_unknown(locked: Locked, generation: int) -> None:

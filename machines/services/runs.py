@@ -1,9 +1,11 @@
 """The life of a run, and what its end means for the agent and for the task it holds. Called with the room's lock held."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
+from django.db.models import QuerySet
 from django.utils.timezone import now
 
 from agents.models import Agent, AgentStatus, Claim, Outcome
@@ -252,13 +254,26 @@ def histories(placements: list[Placement]) -> dict[int, list[dict[str, Any]]]:
     found: dict[int, list[dict[str, Any]]] = {agent_id: [] for agent_id in since}
     if not since:
         return found
-    ended = Run.objects.filter(agent__in=since, ended_at__gt=min(since.values())).exclude(verdict="").order_by("ended_at", "pk")
-    for agent_id, run_id, generation, ended_at, joined_at, verdict in ended.values_list(
-        "agent", "pk", "generation", "ended_at", "joined_at", "verdict"
-    ):
-        if ended_at is not None and ended_at > since[agent_id]:
+    for agent_id, run_id, generation, ended_at, joined_at, verdict in exits_of(placements, oldest=min(since.values())):
+        if agent_id in since and ended_at > since[agent_id]:
             # An exit noted before the clock was set back looks as if it were still to come: the daemon would wait for it.
             age = max(0.0, round((now() - ended_at).total_seconds(), 3))
             exit_ = {"run": run_id, "generation": generation, "age": age, "joined": joined_at is not None, "verdict": verdict}
             found[agent_id].append(exit_)
     return {agent_id: exits[-LONGEST_HISTORY:] for agent_id, exits in found.items()}
+
+
+def exits_of(placements: list[Placement], *, oldest: datetime) -> Iterable[Any]:
+    """Of one agent, or of all on its machine."""
+    if len(placements) == 1:
+        return EXITS_OF_AGENT.converted(EXITS_OF_AGENT.plain_rows(agent=placements[0].agent_id, oldest=oldest))
+    return EXITS_ON_MACHINE.converted(EXITS_ON_MACHINE.plain_rows(machine=placements[0].machine_id, oldest=oldest))
+
+
+def ended_since(runs: QuerySet[Run], oldest: Any) -> QuerySet[Run, Any]:
+    ended = runs.filter(ended_at__gt=oldest).exclude(verdict="").order_by("ended_at", "pk")
+    return ended.values_list("agent", "pk", "generation", "ended_at", "joined_at", "verdict")
+
+
+EXITS_OF_AGENT = Prepared[Run](lambda agent, oldest: ended_since(Run.objects.filter(agent=agent), oldest))
+EXITS_ON_MACHINE = Prepared[Run](lambda machine, oldest: ended_since(Run.objects.filter(agent__placement__machine=machine), oldest))

@@ -103,10 +103,13 @@ def keep_log(machine_id: int, chunks: list[dict[str, Any]]) -> None:
     for chunk in chunks[:100]:
         offset, text = chunk.get("offset"), chunk.get("text")
         if isinstance(offset, int) and isinstance(text, str):
-            run = Run.objects.filter(pk=read_id(chunk.get("run")), machine_id=machine_id).first()
+            run = RUN_THERE.first(run=read_id(chunk.get("run")), machine=machine_id)
             end = chunk["end"] if isinstance(chunk.get("end"), int) else offset + len(text.encode(errors="replace"))
             if run is not None and 0 <= offset <= end < 2**62:
                 add_to_log(run, text, offset=offset, end=end)
+
+
+RUN_THERE = Prepared[Run](lambda run, machine: Run.objects.filter(pk=run, machine=machine))
 
 
 def add_to_log(run: Run, text: str, *, offset: int, end: int) -> None:

@@ -19,6 +19,7 @@ from .questions import (
     DELIVERED,
     EVENTS,
     IDLE,
+    LATE,
     LATER_CLAIM,
     OUTDATED_START,
     PLACED_THERE,
@@ -274,8 +275,7 @@ class Checker:
             return
         if now < max(self.outage_ended + settings.HEARTBEAT_TTL + 1, self.misled_until) or self.world.clock_jumped:
             return
-        late = Agent.objects.filter(status__in=LIVE, lease_expires_at__lt=self.world.server_clock.at(started))
-        for role, status in late.values_list("role", "status"):
+        for role, status in LATE.plain_rows(time=self.world.server_clock.at(started)):
             self.violated("1: lease over, dead within one sweep", f"{role} is {status}")
         self.check_frozen(now)
         self.check_waiting()

@@ -10,12 +10,12 @@ from agents.models import Agent
 from chatroom import api
 from chatroom.errors import ChatroomError
 from chatroom.models import Task
-from chatroom.models.task import ACTIVE
 from machines import api as machines_api
 from machines.api import Configuration
 
 from .network import Host, Lost
 from .programs import Program
+from .questions import UNDONE, rows
 from .server import request
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class People:
 
     async def send(self, rng: Random) -> None:
         """Nobody piles work up without end: it would only make the simulation slow."""
-        if Task.objects.filter(status__in=[*ACTIVE, "queued"]).count() >= ENOUGH:
+        if len(rows(UNDONE)) >= ENOUGH:
             return
         room = self.world.pick_room(rng)
         self.sent += 1

@@ -4,6 +4,11 @@ from typing import Any
 
 from django.db import connection
 
+from agents.models import Agent
+from chatroom.prepared import Prepared
+
+from .tables import LIVE
+
 # Raw, because they are asked after every act: the ORM would cost more than what it looks at.
 EVENTS = (
     'SELECT id, subject, subject_id, role, "trigger", from_state, to_state, actor, reason, room_id '
@@ -37,6 +42,9 @@ LATER_CLAIM = (
     "SELECT claim.attempt, claim.task_id FROM agents_claim claim JOIN agents_claim later ON later.task_id = claim.task_id "
     "WHERE claim.key = %s AND later.attempt > claim.attempt"
 )
+ROLES = "SELECT slug, role, kind FROM agents_agent agent JOIN chatroom_room room ON room.id = room_id ORDER BY agent.id"
+UNDONE = "SELECT id FROM chatroom_task WHERE status IN ('queued', 'pending', 'acknowledged', 'in_progress')"
+LATE = Prepared[Agent](lambda time: Agent.objects.filter(status__in=LIVE, lease_expires_at__lt=time).values_list("role", "status"))
 DELIVERED = "SELECT id FROM agents_claim WHERE key = %s AND delivered_at IS NOT NULL"
 IDLE = "SELECT role, incarnation FROM agents_agent WHERE status = 'ready' AND waiting_since IS NULL ORDER BY id"
 

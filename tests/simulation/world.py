@@ -29,6 +29,7 @@ from .people import People
 from .plan import Plan
 from .processes import OWNER, SimProcess, make_task
 from .programs import Habits, Program
+from .questions import ROLES, rows
 from .server import Background, Database, Hints, Web
 from .settling import settle
 
@@ -93,7 +94,7 @@ class World:
         return [*self.terminals, *(run.program for machine in self.machines for run in machine.runs.values() if run.program is not None)]
 
     def roles(self) -> list[tuple[str, str, str]]:
-        return list(Agent.objects.order_by("pk").values_list("room__slug", "role", "kind"))
+        return rows(ROLES)
 
     def pick_room(self, rng: Random) -> str:
         return rng.choice(list(self.teams))
