@@ -28,8 +28,8 @@ call() {
 }
 call rules tests --ignore=tests/processes --ignore=tests/browser --ignore=tests/simulation -n "$parallel" --dist loadfile
 call simulation tests/simulation -n "$parallel" --dist worksteal
-call processes tests/processes -n "${TEST_SERVERS:-4}" --dist loadgroup --no-loadscope-reorder
-call browser tests/browser -n "${TEST_BROWSERS:-2}" --dist loadfile
+call processes tests/processes -n "${TEST_SERVERS:-3}" --dist loadfile --no-loadscope-reorder
+call browser tests/browser
 echo
 .venv/bin/python scripts/scenario_table.py "$records" || failed+=(scenarios)
 echo

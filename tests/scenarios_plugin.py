@@ -41,13 +41,12 @@ class Recorder:
         self.scenarios: dict[int, set[str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        nodeid = without_group(report.nodeid)
-        self.ids.add(nodeid)
+        self.ids.add(report.nodeid)
         if report.skipped:
-            self.skipped[nodeid] = reason_of(report)
+            self.skipped[report.nodeid] = reason_of(report)
         if report.when == "call" and report.passed:
             for number in scenarios_of(report.user_properties):
-                self.scenarios.setdefault(number, set()).add(nodeid)
+                self.scenarios.setdefault(number, set()).add(report.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.skipped:
@@ -70,12 +69,6 @@ class Recorder:
             terminalreporter.section("skipped, which counts as failed", red=True)
             for nodeid, reason in sorted(self.skipped.items()):
                 terminalreporter.write_line(f"{nodeid}: {reason}")
-
-
-def without_group(nodeid: str) -> str:
-    """xdist adds the group of a test that is given out together with others."""
-    at = nodeid.rfind("@")
-    return nodeid[:at] if at > nodeid.rfind("]") else nodeid
 
 
 def reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,22 +16,16 @@ from tests.processes.broker import Broker, Proxy
 from tests.processes.program import KEPT, MANAGE, Program
 
 MakeProgram = Callable[..., Program]
-# What takes minutes and begins last leaves the other workers without work.
-LONGEST = ("test_chaos", "test_scripts", "test_daemons", "test_handoff", "test_demo", "test_kills")
-# The servers of a module: the tests that share one go to one worker, but not more of them than another worker could begin with meanwhile.
-SHARED, TOGETHER = {"server", "program", "demo", "two_webs"}, 8
+# A file goes to one worker as a whole: one that takes minutes and begins last leaves the others without work.
+LONGEST = ("test_daemons.py", "test_scripts.py", "test_kills.py", "test_chaos.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
-    sharing: Counter[str] = Counter()
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.processes)
-            if SHARED & set(getattr(item, "fixturenames", ())):
-                item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {sharing[item.path.stem] // TOGETHER + 1}"))
-                sharing[item.path.stem] += 1
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def plain_environment() -> dict[str, str]:
