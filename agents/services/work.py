@@ -56,14 +56,16 @@ def held(room_id: int, claim_key: str, *, principal: Principal) -> Iterator[Held
 
 
 def find_claim(room: Room, claim_key: str, *, principal: Principal) -> Claim:
-    """The claim of a locked room, with its agent and task, all locked."""
+    """The claim of a locked room, with its agent and task, all locked. Raises OutdatedClaim when it is of an earlier run of this role."""
     claim = LOCKED_CLAIM.first(key=claim_key, room=room.pk) if claim_key.isprintable() else None
     if claim is None:
         raise NotFound(f"there is no claim {claim_key[:50]!r} in this room", code="no_such_claim")
     claim.agent.room = claim.task.room = room
     principal.require_speaker(room, claim.agent.role)
     if principal.user is None and claim.incarnation != run_incarnation(principal.subject_id):
-        raise RoleNotYours(f"claim {claim_key[:50]} is of another start of {claim.agent.role} than this token")
+        if claim.is_open and claim.incarnation == claim.agent.incarnation:
+            raise RoleNotYours(f"claim {claim_key[:50]} is of another start of {claim.agent.role} than this token")
+        raise OutdatedClaim(describe_outdated(claim, claim.task), current=claim.task.status)
     return claim
 
 

@@ -132,6 +132,20 @@ async def test_the_claim_of_an_older_attempt_is_refused_and_its_text_is_kept_onc
     assert Task.objects.get(pk=task.pk).status == TaskStatus.IN_PROGRESS
 
 
+@pytest.mark.scenario(28)
+@pytest.mark.parametrize("act", ["complete", "handoff", "fail", "progress"])
+async def test_a_restarted_run_with_its_predecessors_claim_is_refused_and_its_text_is_kept(act: str, room: Room) -> None:
+    task, agent, claim = make_held_task(room)
+    Claim.objects.filter(pk=claim.pk).update(incarnation="run:0", ended_at=claim.offered_at, outcome=Outcome.RESTARTED)
+    make_claim(task, agent, attempt=2)
+    body = {"text": "my late work", "next_role": "user"}
+    answer = await Api(agent_token(room, "builder")).post(f"rooms/demo/claims/{claim.key}/{act}", body)
+    assert (answer.status, answer.code) == (409, "outdated_claim")
+    assert "attempt 1 is yours, attempt 2 is with builder" in answer.json()["error"]["message"]
+    assert Message.objects.filter(kind="late_result", text="my late work").count() == 1
+    assert Task.objects.get(pk=task.pk).status == TaskStatus.IN_PROGRESS
+
+
 @pytest.mark.scenario(78)
 @pytest.mark.parametrize("act", ["start", "progress", "complete", "handoff", "fail"])
 async def test_an_agents_token_acts_for_its_own_role_only(act: str, room: Room) -> None:
