@@ -12,7 +12,7 @@ from chatroom.errors import RoleNotYours, WrongState
 from chatroom.models import Task, TaskStatus
 from chatroom.prepared import Prepared
 from chatroom.principals import Principal
-from machines.models import Run
+from machines.models import Placement, Run
 from machines.services.desire import Hindrance, Locked, abort_run, is_coming, lock_placement, wake_locked, why_not_wakeable
 from machines.services.runs import note_join, require_current_run
 
@@ -30,6 +30,11 @@ def admit_current_run(agent: Agent, principal: Principal, **_: Any) -> None:
 def complete_start(agent: Agent, principal: Principal, **_: Any) -> None:
     if principal.subject_id is not None and not agent.is_custom:
         note_join(agent, principal.subject_id)
+
+
+@receiver(agent_signals.agent_sought)
+def name_machine(agent: Agent, **_: Any) -> str | None:
+    return Placement.objects.filter(agent=agent).values_list("machine__name", flat=True).first()
 
 
 @receiver(room_signals.task_pending)

@@ -8,6 +8,7 @@ from django.utils.timezone import now
 
 from agents import leases
 from agents.models import Agent, AgentStatus, Claim, Outcome, run_incarnation
+from agents.signals import agent_sought
 from chatroom import signals
 from chatroom.errors import NotFound, OutdatedClaim, RoleNotYours, Superseded
 from chatroom.events import move, record_event
@@ -94,12 +95,19 @@ def describe_outdated(claim: Claim, task: Task) -> str:
     """In the words of the one who holds the outdated claim."""
     newer = Claim.objects.filter(task=task, pk__gt=claim.pk).select_related("agent").order_by("-id").first()
     if newer is not None:
-        return f"task {task.pk} was reassigned: attempt {claim.attempt} is yours, attempt {newer.attempt} is with {newer.agent.role}"
+        holder = describe_whereabouts(newer.agent)
+        return f"task {task.pk} was reassigned: attempt {claim.attempt} is yours, attempt {newer.attempt} is with {holder}"
     ended = f"{claim.get_outcome_display().lower()} by {claim.ended_by}" if claim.outcome else "its agent is no longer working on it"
     events = Event.objects.filter(subject="task", subject_id=task.pk, to_state=task.status).order_by("-id")
     if claim.outcome != Outcome.COMPLETED and (reason := events.values_list("reason", flat=True).first()):
         ended += f": {reason}"
     return f"task {task.pk} is {task.get_status_display().lower()}: your claim of attempt {claim.attempt} ended ({ended})"
+
+
+def describe_whereabouts(agent: Agent) -> str:
+    """`builder on laptop-7`; a custom agent is wherever its person is."""
+    machine = next((name for _, name in agent_sought.send(Agent, agent=agent) if name), "")
+    return f"{agent.role} on {machine}" if machine else agent.role
 
 
 def start_task(room_id: int, claim_key: str, *, principal: Principal) -> Task:

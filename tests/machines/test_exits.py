@@ -24,7 +24,7 @@ from machines.services.desire import restart_agent, stop_agent
 from machines.services.telling import snapshot
 from tests.factories import join, make_machine, make_placement, make_room
 
-from .playing import Daemon, Program, newest_event, told, triggers, working
+from .playing import Daemon, Program, newest_event, run_principal, told, triggers, working
 
 pytestmark = pytest.mark.django_db
 
@@ -333,6 +333,15 @@ def test_an_ended_runs_token_may_only_deliver_late_results_for_a_day(daemon: Dae
     expires_at = Token.objects.get(pk=late.token_id).expires_at
     assert expires_at is not None
     assert timedelta(hours=23) < expires_at - now() <= timedelta(hours=24)
+
+
+@pytest.mark.scenario(28)
+def test_the_holder_of_an_outdated_claim_is_told_who_has_its_task_and_on_which_machine(daemon: Daemon, claim: Claim) -> None:
+    daemon.exit(daemon.run)
+    program = Program(daemon.start())
+    program.join(joined=True).take()
+    with pytest.raises(OutdatedClaim, match=r"attempt 1 is yours, attempt 2 is with builder on laptop-7$"):
+        complete_task(daemon.room.pk, claim.key, text="done", principal=run_principal(program.run))
 
 
 @pytest.mark.scenario(96)
