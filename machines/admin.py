@@ -18,7 +18,7 @@ class MachineAdmin(ActingAdmin):
     list_filter = ("status", "revoked_at", "owner")
     list_select_related = ("owner",)
     search_fields = ("=id", "name", "owner__username", "platform")
-    exclude = ("instance", "connection")
+    exclude = ("registration", "instance", "connection")
     actions = ("revoke", "revoke_with_agents")
 
     @admin.action(description="Revoke (machines without agents)", permissions=["act"])

@@ -29,6 +29,7 @@ ENROLMENT_PREFIX = "chatroom_enrolment_"
 class NewMachine(Schema):
     name: Line
     platform: Line = ""
+    registration: Line = ""
 
 
 class Revocation(Schema):
@@ -57,15 +58,15 @@ async def machines(request: HttpRequest) -> HttpResponse:
 
 @router.post("machines")
 async def new_machine(request: Any, body: NewMachine) -> HttpResponse:
-    """With a person's token, or the single-use secret of Add a machine. Not repeatable by key: the token is shown once."""
+    """With a person's token, or the single-use secret of Add a machine. Repeatable by `registration`, not by key: no token is stored."""
 
     def work() -> dict[str, Any]:
         with transaction.atomic():
             if request.auth.startswith(ENROLMENT_PREFIX):
-                machine, secret = redeem_enrolment(request.auth, name=body.name, platform=body.platform)
+                machine, secret = redeem_enrolment(request.auth, **body.dict())
             else:
                 owner = resolve_token(request.auth).require_person()
-                machine, secret = register_machine(body.name, platform=body.platform, owner=owner)
+                machine, secret = register_machine(owner=owner, **body.dict())
             return {"id": machine.pk, "name": machine.name, "token": secret}
 
     return reply(201, await in_db(work))

@@ -79,7 +79,8 @@ def register(options: Options, home: Home, place: Place) -> Credentials:
     say(f"registering {options.name} with {options.server}")
     server = Server(place.url, place.token, patience=None)
     try:
-        body = {"name": options.name, "platform": f"{platform.system()} {platform.machine()}"}
+        system = f"{platform.system()} {platform.machine()}"
+        body = {"name": options.name, "platform": system, "registration": home.registration()}
         found = server.post("machines", body)
     finally:
         server.close()

@@ -199,8 +199,18 @@ class Home:
             return None
         return credentials if credentials.server == server else None
 
+    def registration(self) -> str:
+        """One id for all tries to register, kept until the token is stored: a try after a lost answer is known as such by the server."""
+        path = self.path / "registration.json"
+        found = read_or_set_aside(path, say=self.say) or {}
+        if not isinstance(known := found.get("id"), str):
+            known = secrets.token_hex(16)
+            write_private(path, {"id": known})
+        return known
+
     def save_credentials(self, credentials: Credentials) -> None:
         write_private(self.path / "machine.json", asdict(credentials))
+        (self.path / "registration.json").unlink(missing_ok=True)
 
     def forget_credentials(self) -> None:
         (self.path / "machine.json").unlink(missing_ok=True)

@@ -28,6 +28,10 @@ class MachineQuerySet(models.QuerySet["Machine"]):
     def owned_by(self, user: AbstractBaseUser | AnonymousUser) -> Self:
         return self.filter(owner_id=user.pk, revoked_at=None)
 
+    def awaited(self, registration: str) -> Self:
+        """The one that a daemon registered with this id and that never came: the answer with its token may have been lost."""
+        return self.filter(registration=registration, last_seen_at=None, revoked_at=None).exclude(registration="")
+
 
 class Machine(models.Model):
     """A computer with a daemon that looks after agents. What it offers (harnesses, directories) is what its own configuration says."""
@@ -37,6 +41,7 @@ class Machine(models.Model):
     status = FSMField(choices=S.choices, default=S.DISCONNECTED, protected=True, editable=False)
     status_since = models.DateTimeField(default=now)
     last_seen_at = models.DateTimeField(null=True, blank=True)
+    registration = models.CharField(max_length=64, blank=True, editable=False, help_text="The daemon's own id for its trying to register.")
     instance = models.CharField(max_length=64, blank=True, editable=False, help_text="The daemon process that speaks for it.")
     connection = models.CharField(max_length=32, blank=True, editable=False, help_text="The newest socket of that process.")
     platform = models.CharField(max_length=120, blank=True)

@@ -57,6 +57,17 @@ def test_the_home_is_for_its_owner_only(tmp_path: Path, said: list[str]) -> None
     home.release()
 
 
+def test_one_id_registers_until_the_token_is_stored(tmp_path: Path, said: list[str]) -> None:
+    home = make_home(tmp_path, said)
+    home.take()
+    known = home.registration()
+    assert make_home(tmp_path, said).registration() == known
+    assert stat.S_IMODE((home.path / "registration.json").stat().st_mode) == 0o600
+    home.save_credentials(Credentials(server="http://one", id=3, name="laptop-7", token="secret"))
+    assert home.registration() != known
+    home.release()
+
+
 def test_credentials_are_those_of_their_server(tmp_path: Path, said: list[str]) -> None:
     home = make_home(tmp_path, said)
     home.take()

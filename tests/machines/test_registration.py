@@ -35,6 +35,41 @@ def test_a_name_that_is_taken_is_refused_with_what_to_do(alice: User, bob: User,
     assert Machine.objects.get().owner == alice
 
 
+def test_a_daemon_that_missed_the_answer_gets_a_new_token_for_the_same_machine(alice: User) -> None:
+    machine, lost = register_machine("laptop-9", platform="", owner=alice, registration="r1")
+    again, secret = register_machine("laptop-9", platform="", owner=alice, registration="r1")
+    assert (again.pk, resolve_machine(secret)) == (machine.pk, machine)
+    with pytest.raises(NotSignedIn):
+        resolve_token(lost)
+    assert Event.objects.filter(trigger="register").count() == 1
+
+
+def test_a_registration_is_worth_nothing_to_others_nor_once_the_machine_came(alice: User, bob: User) -> None:
+    machine, _ = register_machine("laptop-9", platform="", owner=alice, registration="r1")
+    for owner, registration in ((bob, "r1"), (alice, "r2"), (alice, "")):
+        with pytest.raises(NameTaken):
+            register_machine("laptop-9", platform="", owner=owner, registration=registration)
+    Machine.objects.filter(pk=machine.pk).update(last_seen_at=now())
+    with pytest.raises(NameTaken):
+        register_machine("laptop-9", platform="", owner=alice, registration="r1")
+    with pytest.raises(Invalid, match="at most 64"):
+        register_machine("laptop-10", platform="", owner=alice, registration="r" * 65)
+
+
+def test_a_used_enrolment_serves_the_daemon_that_missed_the_answer_and_nobody_else(alice: User) -> None:
+    secret = issue_enrolment(alice)
+    machine, lost = redeem_enrolment(secret, name="laptop-9", platform="", registration="r1")
+    assert resolve_machine(redeem_enrolment(secret, name="laptop-9", platform="", registration="r1")[1]) == machine
+    with pytest.raises(NotSignedIn):
+        resolve_token(lost)
+    for registration in ("", "r2"):
+        with pytest.raises(NotFound, match="was used or is too old"):
+            redeem_enrolment(secret, name="laptop-10", platform="", registration=registration)
+    Machine.objects.update(revoked_at=now())
+    with pytest.raises(NotFound):
+        redeem_enrolment(secret, name="laptop-9", platform="", registration="r1")
+
+
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "../x", "x" * 61, "naïve", "a\n"])
 def test_an_odd_name_is_refused(alice: User, name: str) -> None:
     with pytest.raises(Invalid, match="machine name"):
