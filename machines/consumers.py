@@ -51,6 +51,13 @@ def resolve_machine(secret: str) -> Machine:
 MACHINE = Prepared[Machine](lambda machine: Machine.objects.filter(pk=machine, revoked_at=None))
 
 
+def is_known(secret: str) -> bool:
+    try:
+        return bool(resolve_machine(secret))
+    except NotSignedIn:
+        return False
+
+
 class MachineConsumer(QuickConsumer):
     machine: Machine | None = None
     watch: "asyncio.Task[None] | None" = None
@@ -199,6 +206,9 @@ class MachineConsumer(QuickConsumer):
     async def heartbeat(self, message: dict[str, Any]) -> None:
         machine, runs = self.require_machine(), message.get("runs")
         vouched = await in_liveness(service.vouch, machine.pk, runs=runs if isinstance(runs, list) else [])
+        if not await in_read(is_known, self.secret):
+            await self.refuse(Revoked(f"the token of {machine} was revoked"), REFUSED)
+            return
         await self.say("heartbeat", superseded=vouched.superseded)
         if vouched.dead:
             await in_db(service.resume_dead, machine, vouched.dead)

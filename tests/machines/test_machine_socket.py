@@ -14,7 +14,7 @@ from agents.models import Agent, AgentStatus
 from agents.sweep import expire_leases
 from chatroom import ending
 from chatroom.db import in_db
-from chatroom.models import Event, Room
+from chatroom.models import Event, Room, Token
 from chatroom.principals import resolve_token
 from chatroom.services.messages import send_message
 from machines import consumers
@@ -70,6 +70,16 @@ async def test_where_the_hint_was_lost_its_next_sign_of_life_is_answered_so(toke
         await in_db(revoke_machine, machine_of(), actor="alice", force=True)
         await socket.say("alive")
         assert (await socket.hear_in_time("refused"))["error"]["code"] == "revoked"
+
+
+@pytest.mark.scenario(78)
+async def test_a_machine_whose_token_was_revoked_is_refused_at_its_next_heartbeat(token: str) -> None:
+    async with daemon_socket(token) as socket:
+        await socket.come_up()
+        Token.objects.filter(kind="machine").update(revoked_at=now())
+        await socket.say("heartbeat", runs=[])
+        assert (await socket.hear_in_time("refused"))["error"]["code"] == "revoked"
+        assert await socket.closing_code() == 4403
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"hello"', '{"type": "dance"}', "{}", '{"type": ["hello"]}', "[" * 100_000])
