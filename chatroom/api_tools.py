@@ -17,7 +17,7 @@ from ninja.security import HttpBearer
 from pydantic import AfterValidator
 
 from .db import in_db, in_read
-from .errors import ChatroomError, Invalid, TooLarge, Unavailable
+from .errors import ChatroomError, Invalid, NotSignedIn, TooLarge, Unavailable, WrongMethod
 from .idempotency import Once
 from .principals import Principal, resolve_token
 
@@ -46,9 +46,20 @@ def HeadersMiddleware(get_response: Callable[[HttpRequest], Awaitable[HttpRespon
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Referrer-Policy", settings.SECURE_REFERRER_POLICY)
         response.headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
-        return response
+        return in_our_words(request, response)
 
     return middleware
+
+
+def in_our_words(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    """Whoever decides which methods there are answers in HTML: programs expect the shape of every other error."""
+    if response.status_code != 405:
+        return response
+    allowed = sorted(method.strip() for method in response.headers.get("Allow", "").split(",") if method.strip())
+    expected = f"expected {' or '.join(allowed)}" if allowed else "there is no such act here"
+    response.content = json.dumps({"error": WrongMethod(f"{request.method} {request.path[:200]}: {expected}", allowed=allowed).as_json()})
+    response.headers["Content-Type"], response.headers["Content-Length"] = "application/json", str(len(response.content))
+    return response
 
 
 class Bearer(HttpBearer):
@@ -103,8 +114,9 @@ def translate_errors(api: NinjaAPI) -> None:
 
     @api.exception_handler(HttpError)
     def refused(request: HttpRequest, error: HttpError) -> HttpResponse:
-        code = "not_signed_in" if error.status_code == 401 else "invalid"
-        return reply(error.status_code, {"error": ChatroomError(str(error), code=code).as_json()})
+        if error.status_code == 401:
+            return refuse(NotSignedIn("no token, or one that is not known: sign in with the login command"))
+        return reply(error.status_code, {"error": ChatroomError(str(error)).as_json()})
 
     @api.exception_handler(RequestDataTooBig)
     def too_big(request: HttpRequest, error: RequestDataTooBig) -> HttpResponse:

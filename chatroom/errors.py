@@ -41,6 +41,12 @@ class NotFound(ChatroomError):
     code, status = "not_found", 404
 
 
+class WrongMethod(ChatroomError):
+    """There is something at this address, but not for this method."""
+
+    code, status = "wrong_method", 405
+
+
 class WrongState(ChatroomError):
     """The move is not declared from the current state; nothing was changed."""
 

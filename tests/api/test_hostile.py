@@ -139,5 +139,20 @@ async def test_a_name_that_is_not_ours_is_refused_in_words(room: Room) -> None:
 
 
 @pytest.mark.parametrize("method", ["DELETE", "PATCH", "TRACE", "PROPFIND"])
-async def test_another_method_is_405(method: str, owner: Api, room: Room) -> None:
-    assert (await ask(method, "/api/v1/rooms/demo", token=owner.token)).status == 405
+async def test_another_method_is_405_in_the_shape_of_every_error(method: str, owner: Api, room: Room) -> None:
+    answer = await ask(method, "/api/v1/rooms/demo", token=owner.token)
+    assert (answer.status, answer.code, answer.headers["allow"]) == (405, "wrong_method", "GET")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["error"] == {
+        "code": "wrong_method",
+        "message": f"{method} /api/v1/rooms/demo: expected GET",
+        "current": None,
+        "allowed": ["GET"],
+    }
+
+
+@pytest.mark.parametrize("authorization", ["", "Basic YTpi", "Bearer unknown"])
+async def test_who_has_no_token_is_told_to_sign_in(authorization: str, room: Room) -> None:
+    answer = await ask("GET", "/api/v1/rooms", authorization=authorization)
+    assert (answer.status, answer.code) == (401, "not_signed_in")
+    assert answer.json()["error"]["message"].endswith("sign in with the login command")
