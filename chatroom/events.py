@@ -1,6 +1,7 @@
 """The event log, and the only writer to the channel layer."""
 
 import asyncio
+import logging
 import queue
 import threading
 from functools import cache, partial
@@ -16,6 +17,7 @@ from .models import Event
 from .rows import insert_in_time, new, save_changes
 from .unit import open_unit
 
+log = logging.getLogger(__name__)
 SUBJECT_STATE = {"task": "status", "agent": "status", "run": "state", "command": "state", "machine": "status"}
 
 
@@ -85,6 +87,7 @@ def possible_moves(subject: Any) -> list[str]:
 def refuse_move(subject: Any, trigger: str, *, current: str) -> WrongState:
     allowed = possible_moves(subject)
     what = f"{subject._meta.model_name} {subject.pk}"
+    log.info("move refused: %s is %s, trigger %s", what, current, trigger)
     return WrongState(
         f"{what} is {current}: {trigger} is not possible from there; possible: {', '.join(allowed) or 'nothing'}",
         current=current,

@@ -65,15 +65,16 @@ def test_without_a_claim_nothing_moves(room: Room, alice: User, act: Act) -> Non
 
 
 @pytest.mark.scenario(20)
-def test_an_unclaimed_task_cannot_be_started_and_the_refusal_names_what_can_be_done(room: Room) -> None:
+def test_an_unclaimed_task_cannot_be_started_and_the_refusal_names_what_can_be_done(room: Room, caplog: pytest.LogCaptureFixture) -> None:
     from chatroom.errors import WrongState
     from chatroom.events import move
 
     task = make_task(room)
-    with pytest.raises(WrongState) as refusal:
+    with pytest.raises(WrongState) as refusal, caplog.at_level("INFO", logger="chatroom.events"):
         move(task, "start_task", actor="builder")
     assert refusal.value.allowed == ["cancel_task", "claim_task", "force_complete", "resume_task"]
     assert "task" in refusal.value.message
+    assert f"move refused: task {task.pk} is pending, trigger start_task" in caplog.messages
 
 
 @pytest.mark.scenario(28)
