@@ -3,6 +3,7 @@
 import posixpath
 from collections.abc import Mapping
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db.models import Max, Q
 from django.utils.timezone import now
@@ -141,6 +142,8 @@ def place(
 def settle_in(placement: Placement, target: Machine, given: Mapping[str, str | None]) -> None:
     """Sets what is given, unsaved. Refused when the machine does not offer it, or what the agent brings along."""
     is_elsewhere = placement.machine_id != target.pk
+    if is_elsewhere:
+        require_place(target)
     changed = {name for name, value in given.items() if value is not None}
     for name in changed:
         setattr(placement, name, given[name])
@@ -171,6 +174,13 @@ def harnesses_of(machine: Machine) -> list[str]:
 
 def names_of(machine: Machine) -> str:
     return ", ".join(harnesses_of(machine)) or "no harness"
+
+
+def require_place(machine: Machine) -> None:
+    """Two that come at the same instant may both get the last place: the limit is there to notice a mistake, not to count exactly."""
+    found = machine.placements.count()
+    if found >= settings.MACHINE_AGENTS:
+        raise WrongState(f"{machine} has {found} agents already: expected at most {settings.MACHINE_AGENTS} on one machine")
 
 
 def require_harness(machine: Machine, harness: str) -> None:

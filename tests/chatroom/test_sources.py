@@ -14,8 +14,8 @@ STATE_FIELDS = {"status", "state"}
 # A job, a device's sign-in and a machine's… have no declared transitions: these are plain columns.
 PLAIN = {"chatroom/jobs.py", "chatroom/services/tokens.py"}
 CHANNEL_LAYER = {"chatroom/hub.py", "chatroom/events.py"}
-# Of task mode, limits per machine and drain, which are still to come.
-LATER = {"MACHINE_QUEUE", "MACHINE_AGENTS", "RETRY_ATTEMPTS", "RUN_TIMEOUT", "DRAIN_TIMEOUT"}
+# Of task mode and drain, which are still to come.
+LATER = {"MACHINE_QUEUE", "RETRY_ATTEMPTS", "RUN_TIMEOUT", "DRAIN_TIMEOUT"}
 
 
 def sources() -> list[Path]:

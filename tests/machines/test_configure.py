@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
 from django.contrib.auth.models import User
 
 from agents.models import Agent, AgentStatus, Claim
@@ -54,6 +55,14 @@ def test_a_custom_agent_becomes_remote_on_demand(room: Room, alice: User, machin
         room.pk,
         {"kind": "remote", "machine": "laptop-7"},
     )
+
+
+def test_a_machine_takes_as_many_agents_as_the_setting_says(room: Room, alice: User, machine: Machine, settings: LazySettings) -> None:
+    settings.MACHINE_AGENTS = 1
+    make_placement(machine, Agent.objects.get(room=room, role="reviewer"))
+    words = "laptop-7 has 1 agents already: expected at most 1 on one machine"
+    refuse(room, alice, WrongState, words, kind="remote", machine="laptop-7", harness="demo")
+    configure_agent(room.pk, role="reviewer", user=alice, model="")  # who lives there already may be changed
 
 
 def test_the_program_of_a_custom_agent_that_becomes_remote_is_told_so_and_its_task_waits(room: Room, alice: User, machine: Machine) -> None:
