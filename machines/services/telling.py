@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db import models, transaction
+from django.db import models
 from django.db.models import F
 
 from chatroom.events import move
@@ -99,27 +99,27 @@ def dispatch(found: Command) -> dict[str, Any] | None:
 
 
 def keep_log(machine_id: int, chunks: list[dict[str, Any]]) -> None:
-    """The newest 64 KiB of each run's output; a chunk that comes twice adds nothing."""
-    for chunk in chunks[:100]:
-        offset, text = chunk.get("offset"), chunk.get("text")
-        if isinstance(offset, int) and isinstance(text, str):
-            run = RUN_THERE.first(run=read_id(chunk.get("run")), machine=machine_id)
-            end = chunk["end"] if isinstance(chunk.get("end"), int) else offset + len(text.encode(errors="replace"))
-            if run is not None and 0 <= offset <= end < 2**62:
-                add_to_log(run, text, offset=offset, end=end)
+    """The newest 64 KiB of each run's output; a chunk that comes twice adds nothing. One transaction for all of a message."""
+    with one_unit():
+        for chunk in chunks[:100]:
+            offset, text = chunk.get("offset"), chunk.get("text")
+            if isinstance(offset, int) and isinstance(text, str):
+                run = RUN_THERE.first(run=read_id(chunk.get("run")), machine=machine_id)
+                end = chunk["end"] if isinstance(chunk.get("end"), int) else offset + len(text.encode(errors="replace"))
+                if run is not None and 0 <= offset <= end < 2**62:
+                    add_to_log(run, text, offset=offset, end=end)
 
 
 RUN_THERE = Prepared[Run](lambda run, machine: Run.objects.filter(pk=run, machine=machine))
 
 
 def add_to_log(run: Run, text: str, *, offset: int, end: int) -> None:
-    with transaction.atomic():
-        log, _ = RunLog.objects.select_for_update().get_or_create(run=run)
-        if end <= log.end:
-            return
-        if offset < log.end:  # a daemon that came back shows the last of it again
-            text = text.encode(errors="replace")[log.end - offset :].decode(errors="ignore")
-        gap = f"\n… {offset - log.end} bytes left out …\n" if offset > log.end else ""
-        log.text, log.end = (log.text + gap + clean_text(text, limit=len(text)))[-RunLog.KEPT :], end
-        log.save()
-        hints.log_changed(run.pk)
+    log, _ = RunLog.objects.select_for_update().get_or_create(run=run)
+    if end <= log.end:
+        return
+    if offset < log.end:  # a daemon that came back shows the last of it again
+        text = text.encode(errors="replace")[log.end - offset :].decode(errors="ignore")
+    gap = f"\n… {offset - log.end} bytes left out …\n" if offset > log.end else ""
+    log.text, log.end = (log.text + gap + clean_text(text, limit=len(text)))[-RunLog.KEPT :], end
+    log.save()
+    hints.log_changed(run.pk)

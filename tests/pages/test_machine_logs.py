@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
 from chatroom.db import in_db
@@ -46,6 +48,17 @@ def test_the_log_is_text(sign_in: SignIn, machine: Machine, room: Room, vera: Us
     assert "<pre>red &lt;script&gt;alert(1)&lt;/script&gt;\n</pre>" in html
     assert f"run {run.pk} · running, pid 4711 on laptop-7" in html
     assert sign_in(charlie).get("/rooms/demo/agents/builder/log/").status_code == 404
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_pieces_of_one_message_are_stored_in_one_transaction(machine: Machine, room: Room) -> None:
+    run = place(machine, room).current_run
+    assert run is not None
+    pieces = [{"run": run.pk, "offset": offset, "end": offset + 4, "text": f"abc{offset}"} for offset in (0, 4, 8)]
+    with CaptureQueriesContext(connection) as queries:
+        keep_log(machine.pk, pieces)
+    assert RunLog.objects.get().text == "abc0abc4abc8"
+    assert [query["sql"] for query in queries.captured_queries].count("COMMIT") == 1
 
 
 @pytest.fixture
