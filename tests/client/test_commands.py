@@ -89,6 +89,8 @@ def test_text_comes_from_standard_input_from_a_file_or_with_a_leading_dash(serve
         ["task_complete", "demo", "--claim", "c_9f", "--file", "/nowhere"],
         ["rooms", "--unknown"],
         ["backlog", "move", "demo"],
+        ["backlog", "add", "demo", "5", "--text", "x"],
+        ["backlog", "list", "demo", "--task", "5"],
         ["send_message", "demo", "--te", "abbreviated"],
     ],
 )

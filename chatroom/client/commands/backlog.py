@@ -32,10 +32,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    if args.act == "add":
-        return add(args)
-    if args.act == "list":
-        return show(args)
+    if args.act in ("add", "list"):
+        if item := args.item or args.task:
+            raise usage_error(f"{args.act}: found {item}, expected no ID: it is about no item that is there already")
+        return add(args) if args.act == "add" else show(args)
     from chatroom.client.moves import move
 
     room, item = place(args)
