@@ -1,18 +1,27 @@
-"""The page that explains the API: all of it from our own files, under the policy of every other page."""
+"""The description of the API, for programs and for people who are signed in. Both come through the pages' stack, which knows sessions."""
 
 from collections.abc import Callable
 from typing import Any
 
-from csp.utils import build_policy
+from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse
 
+from .api_tools import refuse
+from .errors import NotSignedIn
+from .principals import bearer_of, resolve_token
 
-def under_our_policy(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """The API's short stack of middleware has none that would say it."""
+PATHS = ("/api/v1/docs", "/api/v1/openapi.json")
+
+
+def for_signed_in(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """A session or a token. Without one a program is told so, and a person is sent to sign in."""
 
     def wrapper(request: HttpRequest, **rest: Any) -> HttpResponse:
-        response = view(request, **rest)
-        response.headers["Content-Security-Policy"] = build_policy()
-        return response
+        try:
+            if not request.user.is_authenticated:
+                resolve_token(bearer_of([(b"authorization", request.headers.get("Authorization", "").encode())]))
+        except NotSignedIn as error:
+            return refuse(error) if request.path.endswith(".json") else redirect_to_login(request.get_full_path())
+        return view(request, **rest)
 
     return wrapper

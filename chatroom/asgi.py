@@ -16,6 +16,7 @@ from django.core.signals import request_finished, request_started  # noqa: E402
 from django.db import close_old_connections, reset_queries  # noqa: E402
 from django.urls import set_script_prefix  # noqa: E402
 
+from . import api_docs  # noqa: E402
 from .db import PageThreads, SharedThread  # noqa: E402
 from .routing import websocket_application  # noqa: E402
 
@@ -62,7 +63,7 @@ page_application = PageThreads(ASGIHandler(), threads=PAGE_THREADS)
 
 
 async def http_application(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    is_api = scope["path"].startswith(("/api/", "/livez", "/readyz"))
+    is_api = scope["path"].startswith(("/api/", "/livez", "/readyz")) and scope["path"] not in api_docs.PATHS
     await (api_application if is_api else page_application)(scope, receive, send)
 
 

@@ -8,10 +8,10 @@ from machines.api import router as machines_router
 
 from . import probes, strays
 from .api import router
-from .api_docs import under_our_policy
+from .api_docs import for_signed_in
 from .api_tools import Bearer, translate_errors
 
-api = NinjaAPI(title="Chatroom", version="1", auth=Bearer(), urls_namespace="api", docs_decorator=under_our_policy)
+api = NinjaAPI(title="Chatroom", version="1", auth=Bearer(), urls_namespace="api", docs_decorator=for_signed_in)
 translate_errors(api)
 api.add_exception_handler(DisallowedHost, strays.not_our_name)
 api.add_router("", router)

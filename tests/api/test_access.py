@@ -95,6 +95,8 @@ PAGE_ANYBODY = "ok ok ok ok ok"
 PAGES = {
     "GET livez": PAGE_ANYBODY,
     "GET readyz": PAGE_ANYBODY,
+    "GET api/v1/docs": PAGE_PEOPLE,
+    "GET api/v1/openapi.json": "401 ok ok ok ok",
     "GET ": PAGE_PEOPLE,
     "GET sign-in/": PAGE_ANYBODY,
     "GET sign-in/<str:secret>/": "401 401 401 401 401",
@@ -237,7 +239,7 @@ def routes(resolver: URLResolver, before: str = "") -> list[str]:
 
 def test_every_page_has_its_entry() -> None:
     pages = {route for route in routes(get_resolver()) if not route.startswith(("api/v1/", "admin/"))}
-    assert pages == {operation.split(" ", 1)[1] for operation in PAGES}
+    assert pages | {"api/v1/docs", "api/v1/openapi.json"} == {operation.split(" ", 1)[1] for operation in PAGES}
 
 
 def fill(route: str, values: dict[str, str]) -> str:
