@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from math import ceil
 from typing import Annotated, Any
 
 from django.conf import settings
@@ -17,9 +18,10 @@ from ninja.security import HttpBearer
 from pydantic import AfterValidator
 
 from .db import in_db, in_read
-from .errors import ChatroomError, Invalid, NotSignedIn, TooLarge, Unavailable, WrongMethod
+from .errors import ChatroomError, Invalid, NotSignedIn, TooLarge, TooMany, Unavailable, WrongMethod
 from .idempotency import Once
 from .principals import Principal, resolve_token
+from .rates import buckets
 
 log = logging.getLogger(__name__)
 Work = Callable[[Principal], Any]
@@ -66,6 +68,7 @@ class Bearer(HttpBearer):
     """Only takes the token from the header: it is looked up in the same trip to the database as the act itself."""
 
     async def authenticate(self, request: HttpRequest, token: str) -> str:
+        buckets.take(token)
         return token
 
 
@@ -96,7 +99,7 @@ async def show(request: Any, work: Work) -> HttpResponse:
 def refuse(error: ChatroomError) -> HttpResponse:
     response = reply(error.status, {"error": error.as_json()})
     if error.status in (429, 503):
-        response["Retry-After"] = "1"
+        response["Retry-After"] = str(ceil(error.after) if isinstance(error, TooMany) else 1)
     return response
 
 

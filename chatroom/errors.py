@@ -84,9 +84,13 @@ class KeyReused(ChatroomError):
 
 
 class TooMany(ChatroomError):
-    """Too many requests in too short a time."""
+    """Too many requests in too short a time; the same one may be served after so many seconds."""
 
     code, status = "too_many", 429
+
+    def __init__(self, message: str, *, after: float = 1) -> None:
+        super().__init__(message)
+        self.after = after
 
 
 class Unavailable(ChatroomError):

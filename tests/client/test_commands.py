@@ -105,8 +105,9 @@ def test_usage_errors_exit_2_without_a_call(server: FakeServer, call: Call, word
 # --- outages
 
 
-def test_a_call_is_repeated_with_one_key_until_the_server_serves_it(server: FakeServer, call: Call) -> None:
-    unavailable = (503, error("unavailable"), {"Retry-After": "0.05"})
+@pytest.mark.parametrize(("status", "code_said"), [(503, "unavailable"), (429, "too_many")])
+def test_a_call_is_repeated_with_one_key_until_the_server_serves_it(server: FakeServer, call: Call, status: int, code_said: str) -> None:
+    unavailable = (status, error(code_said), {"Retry-After": "0.05"})
     server.routes["POST rooms/demo/messages"] = [unavailable, unavailable, (201, {"message": 97, "task": 12, "status": "pending"})]
     code, out, err = call("send_message", "demo", "--text", "hello")
     assert (code, out) == (0, "message 97: task 12 is pending\n")
