@@ -1,6 +1,7 @@
 """Rules that no test of behaviour can see: who may change a status, who may touch the channel layer, which way imports go."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -157,3 +158,11 @@ def test_no_test_sleeps_or_is_empty() -> None:
 def proves_something(test: ast.FunctionDef) -> bool:
     checks = any(isinstance(node, ast.Assert) for node in ast.walk(test))
     return checks or any(isinstance(node, ast.Call) and name_of(node) == "raises" for node in ast.walk(test))
+
+
+def test_every_number_is_described_and_what_nothing_obeys_yet_is_said_to_be_for_later() -> None:
+    rows = [line.split("|") for line in (ROOT / "docs" / "configuration.md").read_text().splitlines() if line.startswith("| `")]
+    meanings = {name: row[3] for row in rows for name in re.findall(r"`([A-Z_]+)`", row[1])}
+    assert set(DEFAULTS) <= set(meanings)
+    assert {name for name in DEFAULTS if "obeyed by nothing yet" in meanings[name]} == LATER
+    assert "events, messages and tasks are kept" in meanings["EVENT_RETENTION"]
