@@ -80,7 +80,7 @@ def redeem_enrolment(secret: str, *, name: str, platform: str, registration: str
 
 
 def is_retry(token: Token, registration: str) -> bool:
-    return Machine.objects.awaited(registration).select_for_update(of=("self",)).filter(pk=token.subject_id or 0).exists()
+    return Machine.objects.awaited(registration).select_for_update(of=("self",)).filter(pk=token.subject_id or 0).first() is not None
 
 
 def use_up(token: Token) -> bool:
