@@ -146,10 +146,11 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 def short_socket_path(path: Path) -> Path:
     """Unix sockets have at most 107 bytes of path: a deep home gets a short, private place of its own."""
-    if len(str(path)) < 100:
-        return path
-    name = hashlib.sha256(str(path).encode()).hexdigest()[:12]
-    return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"chatroom-{os.getuid()}-{name}" / "valkey.sock"
+    name = f"chatroom-{os.getuid()}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
+    # A temporary folder may be as deep as the home.
+    places = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"]
+    found = [path, *(Path(place) / name / "valkey.sock" for place in places if place)]
+    return next(socket for socket in found if len(os.fsencode(socket)) < 100)
 
 
 EMBEDDED_VALKEY = not os.environ.get("REDIS_URL")

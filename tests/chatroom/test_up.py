@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from chatroom import ending
+from chatroom.settings import short_socket_path
 from chatroom.up.console import CannotStart
 from chatroom.up.home import LOG_LIMIT, Home
 from chatroom.up.limits import allow_many_sockets
@@ -237,3 +239,16 @@ def test_a_system_that_refuses_more_files_is_not_quarrelled_with(monkeypatch: py
 
     monkeypatch.setattr(resource, "setrlimit", refuse)
     allow_many_sockets()
+
+
+@pytest.mark.parametrize("depth", [1, 60, 90, 150])
+def test_the_embedded_valkey_has_a_short_socket_however_deep_its_home_and_the_temporary_folder(
+    depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", f"/tmp/{'t' * depth}")
+    homes = [Path(f"/home/{letter * depth}/run/valkey.sock") for letter in "äb"]
+    sockets = [short_socket_path(home) for home in homes]
+    assert len(set(sockets)) == 2
+    assert all(len(os.fsencode(socket)) <= 107 for socket in sockets)
+    assert sockets[1] == homes[1] or depth > 60
