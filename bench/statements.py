@@ -30,6 +30,7 @@ def record_acts() -> dict[str, list[str]]:
     """One message to an agent that waits on a socket of this process, received and completed; everything ran once before."""
     import django
 
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatroom.settings")
     django.setup()
     from django.core.management import call_command
     from django.db import connection
